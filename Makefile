@@ -1,0 +1,51 @@
+# Everything a person or CI does here. `make demo` and `make test` set up what they need on a fresh machine.
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format constraints clean
+
+help: ## say what there is to make
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /: /'
+
+demo: .venv/.user ## start the daemon on photos that bibwatch draws, and show what it reads
+	$(PY) -m bibwatch demo
+
+test: .venv/.developer ## run all tests
+	$(PY) -m pytest
+
+test-fast: .venv/.developer ## run the tests that take milliseconds
+	$(PY) -m pytest -m "not heavy"
+
+lint: .venv/.developer ## check style, types and which room imports which
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+format: .venv/.developer ## put the code into shape
+	$(PY) -m ruff format
+	$(PY) -m ruff check --fix
+
+constraints: ## choose today's versions of all libraries, for everyone
+	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
+	.venv-new/bin/python -m pip install --quiet --editable '.[dev,heif,postgres]'
+	.venv-new/bin/python -m pip freeze --exclude-editable --exclude bibwatch > constraints.txt
+	rm -rf .venv-new
+
+clean: ## remove what make has made
+	rm -rf .venv .venv-new .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bibwatch needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# What a user needs, and what a developer needs more.
+.venv/.user: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.developer: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,heif]'
+	touch $@ .venv/.user

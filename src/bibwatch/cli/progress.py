@@ -1,0 +1,46 @@
+"""A progress bar over the states of the files: how many are read of those that are there."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from bibwatch.states import State
+
+_WAITING = (State.SETTLING, State.READY, State.READING)
+
+
+class Progress:
+    """Shows on stderr what the daemon counts. Usable as a context."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            TextColumn("reading photos"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=None, note="")
+
+    def update(self, counts: dict[State, int]) -> None:
+        """Show these numbers of files by state."""
+        total = sum(counts.values())
+        waiting = sum(counts.get(state, 0) for state in _WAITING)
+        trouble = total - waiting - counts.get(State.DONE, 0) - counts.get(State.PAIRED, 0)
+        self._bar.update(
+            self._task, total=total, completed=total - waiting, note=f"{trouble} in trouble" if trouble else ""
+        )
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()

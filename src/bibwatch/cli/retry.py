@@ -1,0 +1,34 @@
+"""`bibwatch retry`: another try for files that ended in trouble."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from bibwatch.cli.options import for_database, open_ledger, settings_from
+from bibwatch.states import TROUBLE, State
+
+
+@click.command("retry")
+@click.argument("files", nargs=-1, type=click.Path(path_type=str), metavar="[FILE]...")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(sorted(TROUBLE)),
+    help="Only files in this state; may be given several times. [default: all of these]",
+)
+@for_database
+def command(*, files: tuple[str, ...], states: tuple[str, ...], config: Path | None, database: str | None) -> None:
+    """Have files read again that ended in trouble: the named ones, or all.
+
+    A running daemon takes them up at once; otherwise the next `bibwatch run` does.
+    """
+    ledger = open_ledger(settings_from(config=config, database=database))
+    chosen = [State(state) for state in states] or list(TROUBLE)
+    number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # links stay as written
+    click.echo(f"{number} {'file' if number == 1 else 'files'} will be read again")
+    if files and not number:
+        raise click.ClickException("none of these files is in trouble (see `bibwatch status`)")

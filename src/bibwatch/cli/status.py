@@ -1,0 +1,49 @@
+"""`bibwatch status`: what has become of the photos, and how the folders are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from bibwatch.cli.options import as_json, for_database, open_ledger, settings_from
+
+
+@click.command("status")
+@as_json
+@for_database
+def command(*, as_json: bool, config: Path | None, database: str | None) -> None:
+    """Show how many files are in each state, the oldest of each, and the camera folders."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bibwatch.states import MEANING, State
+
+    settings = settings_from(config=config, database=database)
+    ledger = open_ledger(settings)
+    counts, cameras = ledger.counts(), ledger.camera_states()
+    oldest = {row["state"]: row for row in ledger.oldest([state for state in State if state is not State.DONE])}
+    running = ledger.is_watched()
+    if as_json:
+        states = [{"state": state, "files": counts.get(state, 0), "oldest": oldest.get(state)} for state in State]
+        click.echo(json.dumps({"running": running, "cameras": cameras, "states": states}))
+        return
+    console = Console()
+    console.print("bibwatch is running" if running else "bibwatch is [bold]not running[/bold]")
+    table = Table("camera", "folder", "state", "trouble", "since")
+    for row in cameras:
+        table.add_row(row["name"], row["path"], row["state"], row["error"] or "", row["updated_at"])
+    console.print(table)
+    table = Table("state", "files", "oldest", "since", "why")
+    for state in State:
+        if number := counts.get(state, 0):
+            row = oldest.get(state, {})
+            table.add_row(
+                state,
+                str(number),
+                row.get("path", ""),
+                row.get("updated_at", ""),
+                row.get("error") or (MEANING[state] if row else ""),
+            )
+    console.print(table)

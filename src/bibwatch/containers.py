@@ -1,0 +1,81 @@
+"""The bytes of a photo file: which format they are, and whether all of them are there.
+
+Knows how each format ends (JPEG EOI, PNG IEND, RIFF and ISO-BMFF box lengths). Decodes nothing.
+Cameras and FTP servers leave files that are cut short, or reserved at full size and filled with zeros;
+a decoder alone accepts some of both (Pillow's `verify()` accepts a JPEG cut in half).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+_TAIL = 65_536  # bytes searched for the end of a JPEG that has a maker's trailer after it
+_PAGE = 4096  # zeros at the end that are more than padding
+_BOX_HEADER = 8  # bytes: length and kind of an ISO-BMFF box
+
+
+def format_of(data: bytes) -> str | None:
+    """Name the format by its magic bytes: JPEG, PNG, WEBP, TIFF, HEIF or None."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:4] in {b"II*\0", b"MM\0*"}:
+        return "TIFF"
+    if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1"}:
+        return "HEIF"
+    return None
+
+
+def is_blank(data: bytes) -> bool:
+    """Tell whether the head is all zeros: space that was reserved and not yet written."""
+    return not any(data[:64])
+
+
+def is_complete(data: bytes) -> bool:
+    """Tell whether the container's own end is there. Formats without a cheap rule count as complete."""
+    check = _CHECKS.get(format_of(data) or "")
+    return check(data) if check else True
+
+
+def _jpeg(data: bytes) -> bool:
+    body = data.rstrip(b"\0")
+    if body.endswith(b"\xff\xd9"):
+        return True
+    # A long run of zeros at the end is reserved space, whatever marker an embedded preview left before it.
+    return len(data) - len(body) < _PAGE and b"\xff\xd9" in body[-_TAIL:]
+
+
+def _png(data: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4])
+        position += 12 + length
+        if data[position - length - 8 : position - length - 4] == b"IEND":
+            return position <= len(data)
+    return False
+
+
+def _webp(data: bytes) -> bool:
+    end: int = 8 + int.from_bytes(data[4:8], "little")
+    return len(data) >= end and any(data[-_PAGE:])
+
+
+def _heif(data: bytes) -> bool:
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if length == 1 and position + 16 <= len(data):
+            (length,) = struct.unpack_from(">Q", data, position + 8)
+        if length == 0:  # the box runs to the end of the file
+            return bool(kind.strip(b"\0"))
+        if length < _BOX_HEADER:
+            return False
+        position += length
+    return position == len(data)
+
+
+_CHECKS: dict[str, Callable[[bytes], bool]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "HEIF": _heif}

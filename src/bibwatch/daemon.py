@@ -1,0 +1,199 @@
+"""The daemon: builds it all from settings, runs it, stops it, and keeps systemd informed.
+
+Knows the order of starting and stopping. Everything it starts, it has built; everything it builds, it closes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+import structlog
+
+from bibwatch import __version__, telemetry
+from bibwatch.errors import BibwatchError, ConfigurationError
+from bibwatch.ingest.camera import Camera
+from bibwatch.loops import Loop
+from bibwatch.notify import notify, watchdog_seconds
+from bibwatch.pipeline.pipeline import Pipeline
+from bibwatch.settings import Settings, check_outside
+from bibwatch.states import TROUBLE, State
+from bibwatch.store.database import Database
+from bibwatch.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+_TICK_SECONDS = 0.25
+_STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
+_UNDONE = (State.SETTLING, State.READY, State.READING)
+
+Counts = dict[State, int]
+
+
+class Daemon:
+    """One running bibwatch."""
+
+    def __init__(self, settings: Settings, *, once: bool = False, on_tick: Callable[[Counts], None] | None = None):
+        """Check and build what can be built without touching disk or model. Raises ConfigurationError.
+
+        `on_tick` is called about once a second with the number of files in each state.
+        """
+        if not settings.cameras:
+            raise ConfigurationError(
+                "no camera folder to watch; name one: --camera finish=/srv/drop/finish, "
+                'or BIBWATCH_CAMERAS=\'{"finish":{"path":"/srv/drop/finish"}}\''
+            )
+        self._settings = settings
+        self._once = once
+        self._on_tick = on_tick
+        self._stage = settings.registry().stage(settings.stage, settings.preset)
+        self._database = Database(settings.database_url)
+        if self._database.file:
+            check_outside(self._database.file, settings.cameras)
+        self._ledger = Ledger(self._database)
+        self._stop = threading.Event()
+        news = threading.Event()
+        self._news = news
+        self._cameras = [
+            Camera(name, camera, settings.ingest, self._ledger, stop=self._stop, news=news)
+            for name, camera in settings.cameras.items()
+        ]
+        self._pipeline = Pipeline(
+            settings.stage, self._stage, settings.pipeline, settings.images, self._ledger, stop=self._stop, news=news
+        )
+        self._loops: list[Loop] = [*self._cameras, self._pipeline]
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; with `once`, until nothing is left to do. Raises BibwatchError."""
+        with ExitStack() as stack:
+            stack.callback(self._database.close)
+            self._database.lock()
+            self._database.migrate()
+            stack.enter_context(_signals(self.stop))
+            if self._settings.metrics_port:
+                telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
+            self._recover()
+            stack.callback(self._stage.runtime.close)
+            start = time.monotonic()
+            self._stage.warm_up()
+            log.info("model.ready", preset=self._settings.preset, seconds=round(time.monotonic() - start, 2))
+            for loop in self._loops:
+                loop.start()
+            self._supervise()
+            self._shut_down()
+
+    def stop(self) -> None:
+        """Begin to stop; called again, end at once."""
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()
+        self._news.set()
+        for camera in self._cameras:
+            camera.hurry()
+
+    def _recover(self) -> None:
+        suspects = self._ledger.recover(self._pipeline.reader, self._settings.pipeline.max_attempts)
+        log.info(
+            "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
+        )
+        if suspects:
+            log.warning("daemon.recovered", photos=suspects, reason="bibwatch ended while it read them; they come last")
+
+    def _supervise(self) -> None:
+        """Watch over the loops until it is time to stop."""
+        feeder = Feeder(self._loops)
+        ready = False
+        next_look = 0.0
+        while not self._stop.wait(_TICK_SECONDS):
+            if any(loop.failure for loop in self._loops):
+                break
+            feeder.feed()
+            if not ready and all(camera.scans for camera in self._cameras):
+                ready = True
+                log.info("daemon.ready", cameras=[camera.camera for camera in self._cameras])
+                notify("READY=1")
+            if time.monotonic() >= next_look and ready:
+                next_look = time.monotonic() + (0.0 if self._once else 1.0)
+                counts = self._counts()
+                self._report(counts)
+                if self._once and not any(counts.get(state) for state in _UNDONE):
+                    break
+
+    def _counts(self) -> Counts:
+        try:
+            return self._ledger.counts(self._settings.cameras)
+        except BibwatchError:  # the loops tell of a database in trouble, and wait for it
+            return {State.SETTLING: 1}
+
+    def _report(self, counts: Counts) -> None:
+        trouble = sum(counts.get(state, 0) for state in TROUBLE)
+        waiting = sum(counts.get(state, 0) for state in _UNDONE)
+        notify(f"STATUS={counts.get(State.DONE, 0)} read, {waiting} waiting, {trouble} in trouble")
+        if self._on_tick:
+            self._on_tick(counts)
+
+    def _shut_down(self) -> None:
+        notify("STOPPING=1")
+        if not self._stop.is_set():
+            self.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        late = [loop.name for loop in self._loops if not loop.join(max(0.0, deadline - time.monotonic()))]
+        if late:
+            log.warning("daemon.left_running", loops=late, consequence="what they had in hand is read again")
+        failed = [loop.name for loop in self._loops if loop.failure]
+        unhealthy = [camera.camera for camera in self._cameras if not camera.healthy]
+        log.info(
+            "daemon.stop",
+            photos_read=telemetry.value(telemetry.PHOTOS_READ),
+            photo_bytes=telemetry.value(telemetry.PHOTO_BYTES),
+            model_images=telemetry.value(telemetry.MODEL_IMAGES),
+        )
+        if failed:
+            raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
+        if self._once and unhealthy:
+            raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")
+
+
+class Feeder:
+    """Feeds systemd's watchdog, but only when every loop has made progress since the last time."""
+
+    def __init__(self, loops: list[Loop]) -> None:
+        self._loops = loops
+        self._seen = [-1] * len(loops)
+        seconds = watchdog_seconds()
+        self._interval = seconds / 4 if seconds else None
+        self._next = 0.0
+
+    def feed(self) -> bool:
+        """Feed if it is time and every loop has progressed; tell whether it was done."""
+        if self._interval is None or time.monotonic() < self._next:
+            return False
+        beats = [loop.beats for loop in self._loops]
+        if any(now <= before for now, before in zip(beats, self._seen, strict=True)):
+            return False
+        self._seen = beats
+        self._next = time.monotonic() + self._interval
+        notify("WATCHDOG=1")
+        return True
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and SIGINT; put back what was there afterwards."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        log.info("daemon.signal", signal=signal.Signals(number).name)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""One file on disk: what tells it from another without reading it, and a safe way to read it.
+
+Knows the system's calls and their errors; knows nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_modes
+from typing import NamedTuple
+
+from bibwatch.errors import (
+    PhotoChangedError,
+    PhotoEmptyError,
+    PhotoError,
+    PhotoGoneError,
+    PhotoOversizedError,
+    PhotoUnreadableError,
+)
+
+_GONE = {errno.ENOENT, errno.ENOTDIR}
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never block on a FIFO named x.jpg
+
+
+class Stat(NamedTuple):
+    """The cheap identity of a file's content: same tuple, same bytes.
+
+    The device number is left out: it changes when a card reader or a network mount comes back.
+    """
+
+    inode: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, result: os.stat_result) -> Stat:
+        """Take the tuple from a system stat result."""
+        return cls(result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
+
+
+def read(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
+    """Return the whole content of the regular file at `path`, which does not change meanwhile.
+
+    Raises the PhotoError that fits: gone, unreadable, changed (against `expected` or while read), empty, oversized.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            before = os.fstat(fd)
+            _refuse(before, expected, max_bytes)
+            data = file.readall()
+            after = Stat.of(os.fstat(fd))
+    except OSError as exc:
+        raise _error_for(exc) from exc
+    if after != Stat.of(before) or len(data) != after.size:
+        raise PhotoChangedError("changed while it was read; waiting for it to settle")
+    return data
+
+
+def _refuse(found: os.stat_result, expected: Stat | None, max_bytes: int) -> None:
+    if not stat_modes.S_ISREG(found.st_mode):
+        raise PhotoUnreadableError("not a regular file")
+    if expected is not None and Stat.of(found) != expected:
+        raise PhotoChangedError("changed since it was found complete; waiting for it to settle")
+    if found.st_size == 0:
+        raise PhotoEmptyError("empty (0 bytes); waiting for it to be written")
+    if found.st_size > max_bytes:
+        raise PhotoOversizedError(f"{found.st_size} bytes is over images.max_bytes = {max_bytes}")
+
+
+def _error_for(exc: OSError) -> PhotoError:
+    reason = exc.strerror or str(exc)
+    if exc.errno in _GONE:
+        return PhotoGoneError(f"vanished before it was read ({reason})")
+    if exc.errno == errno.ELOOP:
+        return PhotoUnreadableError("a symbolic link; links are not followed")
+    return PhotoUnreadableError(f"cannot be read ({reason})")

@@ -1,0 +1,181 @@
+"""Bytes to an upright RGB picture within limits, with the facts the file carries about itself.
+
+Knows Pillow and EXIF. Knows nothing of folders, models or SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from PIL import ExifTags, Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from bibwatch import containers
+from bibwatch.errors import (
+    PhotoIncompleteError,
+    PhotoOversizedError,
+    PhotoUndecodableError,
+    PhotoUnsupportedError,
+)
+
+# Our own limit (ImageLimits.max_pixels) replaces Pillow's, which warns at 89 megapixels: a 102 MP photo is normal.
+Image.MAX_IMAGE_PIXELS = None
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF")  # MPO: a JPEG with further pictures behind the first
+_WHITE_8, _WHITE_16 = 255, 65535
+_SWAPPED = {5, 6, 7, 8}  # EXIF orientations that turn the picture on its side
+
+
+class ImageLimits(BaseModel):
+    """What a photo may be at most."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_pixels: int = Field(
+        default=250_000_000, ge=1, description="Pixels a photo may have; checked before it is decoded."
+    )
+    max_bytes: int = Field(default=268_435_456, ge=1, description="Bytes a photo file may have.")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo: upright, RGB, perhaps smaller than the file's own picture."""
+
+    image: Image.Image
+    width: int  # pixels of the upright picture at full size
+    height: int
+    sha256: str  # of the file's bytes
+    captured_at: datetime | None  # UTC; None where the camera did not say its offset from UTC
+
+    @property
+    def scale(self) -> float:
+        """Full-size pixels per pixel of `image`."""
+        return self.width / self.image.width
+
+
+def sha256(data: bytes) -> str:
+    """Return the identity of an image: the SHA-256 of its file's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@cache
+def heif_supported() -> bool:
+    """Tell whether HEIF photos can be read, and register the reader if so."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None) -> Photo:
+    """Decode a photo, upright and RGB; no longer than `longest_side` pixels if that is given.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 size straight away where that is enough (Pillow's draft mode).
+    Raises PhotoIncompleteError, PhotoUndecodableError, PhotoOversizedError or PhotoUnsupportedError.
+    """
+    kind = containers.format_of(data)
+    if kind is None:
+        if containers.is_blank(data):
+            raise PhotoIncompleteError("only zeros yet (space reserved, not written); waiting for the rest")
+        raise PhotoUndecodableError(f"not a photo: the file starts with {data[:12]!r}")
+    if kind == "HEIF" and not heif_supported():
+        raise PhotoUnsupportedError("a HEIF photo; to read them: pip install 'bibwatch[heif]'")
+    with warnings.catch_warnings():
+        # Pillow warns of odd EXIF and metadata; a photo is no worse a photo for it.
+        warnings.simplefilter("ignore")
+        return _decode(data, kind, limits, longest_side)
+
+
+def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | None) -> Photo:
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as exc:
+        raise _broken(data, kind, exc) from exc
+    with image:
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise PhotoOversizedError(f"{width}x{height} pixels is over images.max_pixels = {limits.max_pixels}")
+        if not containers.is_complete(data):
+            raise PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes); waiting for the rest")
+        try:
+            orientation, captured_at = _exif(image)
+            picture = _upright_rgb(image, orientation, longest_side)
+        except Exception as exc:
+            raise _broken(data, kind, exc) from exc
+    if orientation in _SWAPPED:
+        width, height = height, width
+    return Photo(picture, width, height, sha256(data), captured_at)
+
+
+def _broken(data: bytes, kind: str, exc: Exception) -> PhotoIncompleteError | PhotoUndecodableError:
+    """Tell a photo cut short from a broken one. Decoders raise nearly anything on hostile bytes."""
+    reason = " ".join(str(exc).split())[:120] or type(exc).__name__
+    if not containers.is_complete(data) or "truncated" in reason or isinstance(exc, EOFError):
+        return PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes: {reason}); waiting for the rest")
+    return PhotoUndecodableError(f"a broken {kind} ({reason})")
+
+
+def _upright_rgb(image: Image.Image, orientation: int, longest_side: int | None) -> Image.Image:
+    width, height = image.size
+    if longest_side and max(width, height) > longest_side:
+        factor = longest_side / max(width, height)
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
+        image.load()
+        image = to_rgb(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    else:
+        image.load()
+        image = to_rgb(image)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the picture as RGB, whatever its mode; transparent parts become white, 16 bit become 8."""
+    if image.mode == "RGB":
+        return image
+    if image.mode[0] in "IF":  # one channel of 16 or 32 bits
+        values = image.convert("F")
+        white = _WHITE_16 if float(values.getextrema()[1]) > _WHITE_8 else _WHITE_8  # type: ignore[arg-type]
+        return values.point(lambda value: value * (_WHITE_8 / white)).convert("L").convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _exif(image: Image.Image) -> tuple[int, datetime | None]:
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # noqa: BLE001  # broken EXIF must not cost the photo
+        return 1, None
+    captured = _captured_at(
+        details.get(ExifTags.Base.DateTimeOriginal),
+        details.get(ExifTags.Base.SubsecTimeOriginal),
+        details.get(ExifTags.Base.OffsetTimeOriginal) or details.get(ExifTags.Base.OffsetTime),
+    )
+    return (orientation if orientation in range(1, 9) else 1), captured
+
+
+def _captured_at(stamp: object, subsec: object, offset: object) -> datetime | None:
+    """Read EXIF's time in UTC: `2026:11:21 10:00:05`, `042`, `+02:00`. Without an offset it is not known."""
+    if not (isinstance(stamp, str) and isinstance(offset, str)):
+        return None
+    stamp, offset = stamp.strip(" \0"), offset.strip(" \0")
+    digits = re.sub(r"\D", "", str(subsec or ""))[:6].ljust(6, "0")
+    try:
+        local = datetime.strptime(f"{stamp}.{digits}{offset}", "%Y:%m:%d %H:%M:%S.%f%z")
+        return local.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

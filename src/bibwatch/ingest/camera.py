@@ -1,0 +1,194 @@
+"""One camera's folder, watched: scans and hints become rows of the ledger.
+
+Knows what it has seen, and what it still waits for. Does not open a file.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+import structlog
+
+from bibwatch import telemetry
+from bibwatch.files import Stat
+from bibwatch.ingest import mounts, scanning
+from bibwatch.ingest.hints import NO_HINTS, Hinter, Hints
+from bibwatch.ingest.scanning import Entry
+from bibwatch.ingest.settling import Settling
+from bibwatch.loops import Loop
+from bibwatch.settings import CameraSettings, IngestSettings
+from bibwatch.states import State
+from bibwatch.store.ledger import Ledger, Sighting
+from bibwatch.store.schema import iso
+
+log = structlog.get_logger()
+
+_CHUNK = 1000  # sightings in one transaction
+_UNREADABLE_SECONDS = 30  # between two tries of a file the system would not let us read
+_REWATCH_SECONDS = 60  # between two tries to get the kernel's events, where it refused
+_BEAT_SECONDS = 5.0  # a loop that waits shows all the same that it is alive
+_SCAN_SHARE = 0.1  # at most this share of the time goes into scanning, however large the folder is
+
+
+class Camera(Loop):
+    """Watches one folder for as long as the daemon runs."""
+
+    def __init__(
+        self,
+        name: str,
+        camera: CameraSettings,
+        settings: IngestSettings,
+        ledger: Ledger,
+        *,
+        stop: threading.Event,
+        news: threading.Event,
+    ) -> None:
+        """`news` is set whenever files have become ready."""
+        super().__init__(f"camera {name}", stop)
+        self.camera = name
+        self._folder = str(camera.path)
+        self._watch = camera.watch
+        self._settings = settings
+        self._ledger = ledger
+        self._news = news
+        self._hinter: Hinter | None = None
+        self._settling = Settling(settings.settle_seconds, trust_ctime=True)
+        self._known: dict[str, Stat] = {}
+        self._lone_raw: set[str] = set()
+        self._state: tuple[str, str | None] | None = None
+        self._next_scan = 0.0
+        self._next_hinter = 0.0
+        self._no_events: str | None = None
+        self.scans = 0
+        self.healthy = False  # the folder could be scanned, the last time
+
+    def work(self) -> None:
+        self.insist(self.load)
+        while not self.stop.is_set():
+            hints = self._hinter.take() if self._hinter else NO_HINTS
+            if hints.rescan:
+                telemetry.RESCANS.labels(self.camera).inc()
+            if hints.rescan or time.monotonic() >= self._next_scan:
+                self.scan(hints)
+            elif hinted := hints.closed | hints.touched:
+                entries = filter(None, map(scanning.look, hinted))
+                self._record(entries, hints, self._ledger_waiting())
+            self.beat()
+            self._wait()
+
+    def ended(self) -> None:
+        if self._hinter:
+            self._hinter.close()
+
+    def load(self) -> None:
+        """Learn from the ledger what was seen before."""
+        self._known = self._ledger.settled(self.camera)
+        self._lone_raw = self._ledger.paths(self.camera, State.UNSUPPORTED)
+
+    def scan(self, hints: Hints = NO_HINTS) -> None:
+        """Look at everything in the folder. Watching begins before looking, so that nothing falls between."""
+        start = time.monotonic()
+        polled = self._watch == "poll" or (self._watch == "auto" and mounts.is_polled(Path(self._folder)))
+        self._settling.trust_ctime = not polled
+        trouble: list[str] = []
+        self._keep_watching(polled, trouble)
+        waiting = self._ledger_waiting()
+        try:
+            seen = self._record(scanning.walk(self._folder, trouble.append), hints, waiting)
+        except FileNotFoundError:
+            self._note("missing", "the folder does not exist; waiting for it")
+        except OSError as exc:
+            self._note("unreadable", f"the folder cannot be listed: {exc.strerror}")
+        else:
+            self._miss(seen, waiting)
+            self._note("watching" if self._hinter else "polling", "; ".join(trouble) or None)
+        before = iso(datetime.now(UTC) - timedelta(seconds=_UNREADABLE_SECONDS))
+        if self.insist(lambda: self._ledger.retry_unreadable(before)):
+            self._news.set()
+        seconds = time.monotonic() - start
+        interval = self._settings.poll_seconds if polled else self._settings.scan_seconds
+        self._next_scan = start + max(interval, seconds / _SCAN_SHARE)
+        self.scans += 1
+        telemetry.SCANS.labels(self.camera).inc()
+        telemetry.SCAN_SECONDS.labels(self.camera).set(seconds)
+
+    def hurry(self) -> None:
+        """End a wait at once."""
+        if self._hinter:
+            self._hinter.wake()
+
+    def _wait(self) -> None:
+        seconds = min(_BEAT_SECONDS, max(0.0, self._next_scan - time.monotonic()))
+        if self._hinter:
+            self._hinter.wait(seconds)
+        else:
+            self.stop.wait(seconds)
+
+    def _ledger_waiting(self) -> dict[str, State]:
+        return self.insist(lambda: self._ledger.waiting(self.camera))
+
+    def _keep_watching(self, polled: bool, trouble: list[str]) -> None:  # noqa: FBT001
+        if self._hinter and (polled or not self._hinter.alive):
+            self._hinter.close()
+            self._hinter = None
+        if self._hinter is None and not polled and time.monotonic() >= self._next_hinter:
+            self._hinter, self._no_events = Hinter.watching(self._folder)
+            self._next_hinter = time.monotonic() + (_REWATCH_SECONDS if self._no_events else 0)
+        if self._no_events and not polled:
+            trouble.append(f"scans only, the kernel gives no events: {self._no_events}")
+        telemetry.WATCHER_UP.labels(self.camera).set(self._hinter is not None)
+
+    def _record(self, entries: Iterable[Entry], hints: Hints, waiting: Mapping[str, State]) -> set[str]:
+        """Bring what is new into the ledger; return which of the `waiting` paths were there."""
+        seen: set[str] = set()
+        sightings = self._sightings(entries, hints, waiting, seen)
+        while chunk := list(islice(sightings, _CHUNK)):
+            self.insist(lambda chunk=chunk: self._ledger.see(self.camera, chunk))  # type: ignore[misc]
+            self.beat()
+            if any(sighting.state is State.READY for sighting in chunk):
+                self._news.set()
+        return seen
+
+    def _sightings(
+        self, entries: Iterable[Entry], hints: Hints, waiting: Mapping[str, State], seen: set[str]
+    ) -> Iterator[Sighting]:
+        for path, stat, ends_as, reason in entries:
+            was = waiting.get(path)
+            if was is not None:
+                seen.add(path)
+            now_paired = ends_as is State.PAIRED and path in self._lone_raw
+            if self._known.get(path) == stat and was is not State.GONE and not now_paired:
+                continue
+            if ends_as is not None:
+                self._known[path] = stat
+                (self._lone_raw.add if ends_as is State.UNSUPPORTED else self._lone_raw.discard)(path)
+                yield Sighting(path, stat, ends_as, reason)
+            elif self._settling.is_settled(path, stat, closed=path in hints.closed):
+                self._known[path] = stat
+                yield Sighting(path, stat, State.READY)
+            elif was is not State.SETTLING or path in self._known:
+                self._known.pop(path, None)
+                yield Sighting(path, stat, State.SETTLING)
+
+    def _miss(self, seen: Collection[str], waiting: Mapping[str, State]) -> None:
+        """Files that were waited for and are no longer there have gone; every other absence is left alone."""
+        missing = [path for path, state in waiting.items() if state is not State.GONE and path not in seen]
+        if missing:
+            self.insist(lambda: self._ledger.miss(self.camera, missing))
+            self._settling.forget(missing)
+
+    def _note(self, state: str, error: str | None) -> None:
+        """Tell of the folder's state once each time it changes."""
+        self.healthy = state in {"watching", "polling"}
+        telemetry.CAMERA_HEALTHY.labels(self.camera).set(self.healthy)
+        if (state, error) == self._state:
+            return
+        self._state = (state, error)
+        tell = log.warning if error else log.info
+        tell(f"camera.{state}", camera=self.camera, folder=self._folder, **({"error": error} if error else {}))
+        self.insist(lambda: self._ledger.note_camera(self.camera, self._folder, state, error))

@@ -1,0 +1,123 @@
+"""Hints that a file may be new: the kernel's events, by watchdog. They hasten a scan and are never needed.
+
+Knows watchdog and its weak spots: events are lost without a word when there are too many, when the folder is
+replaced, or when its thread dies. So what is kept is bounded, and the camera's loop scans whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileClosedEvent,
+    FileMovedEvent,
+    FileCreatedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+]
+_MOST = 10_000  # paths kept between two looks; more than this, and a scan is the cheaper answer
+
+
+class Hints(NamedTuple):
+    """What the events said since the last look."""
+
+    closed: frozenset[str] = frozenset()  # complete: closed after writing, or renamed into place
+    touched: frozenset[str] = frozenset()  # there, perhaps still being written
+    rescan: bool = False  # too many to keep, or a whole folder came: look everywhere
+
+
+NO_HINTS = Hints()
+
+
+class Hinter(FileSystemEventHandler):
+    """Collects hints about one folder."""
+
+    def __init__(self, folder: str) -> None:
+        """Start watching. Raises OSError where the kernel refuses."""
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._news = threading.Event()
+        self._closed: set[str] = set()
+        self._touched: set[str] = set()
+        self._rescan = False
+        self._identity = _identity(folder)
+        self._observer = Observer()
+        self._observer.schedule(self, folder, recursive=True, event_filter=_EVENTS)
+        self._observer.start()
+
+    @classmethod
+    def watching(cls, folder: str) -> tuple[Hinter | None, str | None]:
+        """Return a hinter, or None and why there is none: a missing folder (no reason), or inotify's limits."""
+        try:
+            return cls(folder), None
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+        except OSError as exc:
+            return None, exc.strerror or str(exc)
+
+    @property
+    def alive(self) -> bool:
+        """Whether events of the folder that is there now would be seen."""
+        return self._observer.is_alive() and _identity(self._folder) == self._identity
+
+    def wait(self, seconds: float) -> None:
+        """Wait for news, at most so long."""
+        self._news.wait(max(0.0, seconds))
+
+    def wake(self) -> None:
+        """End a wait."""
+        self._news.set()
+
+    def take(self) -> Hints:
+        """Return the hints since the last call."""
+        with self._lock:
+            self._news.clear()
+            hints = Hints(frozenset(self._closed), frozenset(self._touched - self._closed), self._rescan)
+            self._closed.clear()
+            self._touched.clear()
+            self._rescan = False
+        return hints
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._observer.stop()
+        self._observer.join(timeout=2)
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        with self._lock:
+            if event.is_directory:
+                self._rescan = True
+            elif isinstance(event, FileClosedEvent):
+                self._closed.add(os.fsdecode(event.src_path))
+            elif isinstance(event, FileMovedEvent):
+                self._closed.add(os.fsdecode(event.dest_path))
+            else:
+                self._touched.add(os.fsdecode(event.src_path))
+            if len(self._closed) + len(self._touched) > _MOST:
+                self._closed.clear()
+                self._touched.clear()
+                self._rescan = True
+        self._news.set()
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Return what tells this folder from another one at the same path (made anew, mounted over)."""
+    try:
+        found = Path(folder).stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)

@@ -1,0 +1,83 @@
+"""Walking a camera's folder: every photo in it, with the cheap identity of its content.
+
+Reads no file. Follows no links: a link could lead out of the folder, or round in a circle.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import NamedTuple
+
+from bibwatch.files import Stat
+from bibwatch.ingest.names import Kind, is_ignored_folder, kind_of
+from bibwatch.states import State
+
+
+class Entry(NamedTuple):
+    """A photo found in a folder. `ends_as` is set where it is not to be read at all, with the reason."""
+
+    path: str
+    stat: Stat
+    ends_as: State | None = None
+    reason: str | None = None
+
+
+_LONE_RAW = (State.UNSUPPORTED, "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG")
+_PAIRED = (State.PAIRED, "its JPEG is read instead")
+_LINK = (State.UNSUPPORTED, "a symbolic link; links are not followed")
+
+
+def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
+    """Yield every photo under `folder`. Subfolders that cannot be listed are told to `on_trouble`; the rest goes on.
+
+    Raises OSError if `folder` itself cannot be listed.
+    """
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        try:
+            with os.scandir(path) as listing:
+                entries = list(listing)
+        except OSError as exc:
+            if path == folder:
+                raise
+            if not isinstance(exc, FileNotFoundError):
+                on_trouble(f"cannot list {path}: {exc.strerror}")
+            continue
+        waiting += [
+            entry.path for entry in entries if not is_ignored_folder(entry.name) and entry.is_dir(follow_symlinks=False)
+        ]
+        yield from _photos(entries)
+
+
+def look(path: str) -> Entry | None:
+    """Return the photo at `path`, if there is one; RAW photos and links are left to the scan."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or kind_of(PurePath(path).name) is not Kind.PHOTO:
+        return None
+    return Entry(path, Stat.of(found))
+
+
+def _photos(entries: list[os.DirEntry[str]]) -> Iterator[Entry]:
+    kinds = {entry.name: kind_of(entry.name) for entry in entries}
+    stems = {PurePath(name).stem.lower() for name, kind in kinds.items() if kind is Kind.PHOTO}
+    for entry in entries:
+        kind = kinds[entry.name]
+        if kind is Kind.OTHER:
+            continue
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except OSError:  # it went while we looked
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            yield Entry(entry.path, Stat.of(found), *_LINK)
+        elif stat.S_ISREG(found.st_mode):
+            paired = PurePath(entry.name).stem.lower() in stems
+            ends_as = () if kind is Kind.PHOTO else _PAIRED if paired else _LONE_RAW
+            yield Entry(entry.path, Stat.of(found), *ends_as)

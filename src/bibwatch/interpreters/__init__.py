@@ -1,0 +1,1 @@
+"""Interpreters: predictions to typed values. They know nothing of models, files or SQL."""

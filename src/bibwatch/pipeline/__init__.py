@@ -1,0 +1,1 @@
+"""The pipeline: ledger to stage to ledger. Batching, decoding ahead, retries."""

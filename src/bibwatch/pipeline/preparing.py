@@ -1,0 +1,25 @@
+"""From a claimed file to a decoded photo: read once, hashed and decoded from the same bytes.
+
+Knows one file at a time; what goes wrong with it is a state, never an exception for its neighbours.
+"""
+
+from __future__ import annotations
+
+from bibwatch import files, images, telemetry
+from bibwatch.errors import PhotoError
+from bibwatch.images import ImageLimits, Photo
+from bibwatch.states import State
+from bibwatch.store.ledger import Claim, Finished
+
+
+def prepare(claim: Claim, limits: ImageLimits, longest_side: int | None) -> Photo | Finished:
+    """Return the photo, or what has become of the file instead."""
+    try:
+        data = files.read(claim.path, expected=claim.stat, max_bytes=limits.max_bytes)
+        telemetry.PHOTOS_READ.inc()
+        telemetry.PHOTO_BYTES.inc(len(data))
+        return images.decode(data, limits=limits, longest_side=longest_side)
+    except PhotoError as exc:
+        return Finished(claim, state=exc.state, error=str(exc))
+    except MemoryError:
+        return Finished(claim, state=State.OVERSIZED, error="not enough memory to decode it")

@@ -1,0 +1,142 @@
+"""From names to things: kind -> class, preset name -> model options, stage name -> stage.
+
+Knows entry points; built-ins come through the same door as plugins. A plugin is imported only when its
+distribution is allowed by name, and only when something of it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from bibwatch.errors import ConfigurationError
+from bibwatch.interpreters.base import Interpreter, InterpreterOptions
+from bibwatch.presets import BUILT_IN
+from bibwatch.runtimes.base import ModelOptions, Runtime
+from bibwatch.stages.base import Stage, StageOptions
+
+Table = Mapping[str, Mapping[str, Any]]
+
+
+class Registry:
+    """Everything that can be chosen by name in this installation and this configuration."""
+
+    def __init__(self, plugins: Collection[str] = (), presets: Table | None = None, stages: Table | None = None):
+        self._allowed = {"bibwatch", *plugins}
+        self._presets: Table = {**BUILT_IN, **(presets or {})}
+        self._stages: Table = stages or {}
+
+    @property
+    def presets(self) -> list[str]:
+        """The names of all presets, sorted."""
+        return sorted(self._presets)
+
+    @property
+    def stages(self) -> list[str]:
+        """The names of all stages, sorted: the kinds, and the configured ones."""
+        return sorted({*self._doors("stages"), *self._stages})
+
+    def model_options(self, preset: str) -> ModelOptions:
+        """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
+        table = self._inherited(preset, ())
+        runtime: type[Runtime[Any]] = self._class("runtimes", str(table.get("kind", "")))
+        options = _validate(runtime.options_type, {**table, "name": preset}, f"presets.{preset}")
+        assert isinstance(options, ModelOptions)  # noqa: S101
+        return options
+
+    def stage(self, name: str, preset: str) -> Stage[Any]:
+        """Return the stage `name` bound to a runtime for `preset`; nothing heavy is loaded yet."""
+        table = dict(self._stages.get(name, {}))
+        kind = str(table.setdefault("kind", name))
+        stage: type[Stage[Any]] = self._class("stages", kind)
+        table["model_options"] = self.model_options(preset)
+        interpreter = table.pop("model_interpreter_options", None)
+        if interpreter is not None:
+            table["model_interpreter_options"] = self._interpreter_options(interpreter, name)
+        options = _validate(stage.options_type, table, f"stages.{name}")
+        assert isinstance(options, StageOptions)  # noqa: S101
+        return stage(options, self._runtime(options.model_options), self._interpreter(options))
+
+    def _runtime(self, options: ModelOptions) -> Runtime[Any]:
+        runtime: Runtime[Any] = self._class("runtimes", options.kind)(options)
+        return runtime
+
+    def _interpreter(self, options: StageOptions) -> Interpreter[Any, Any]:
+        chosen = options.model_interpreter_options
+        interpreter: Interpreter[Any, Any] = self._class("interpreters", chosen.kind)(chosen)
+        return interpreter
+
+    def _interpreter_options(self, table: Mapping[str, Any], stage: str) -> InterpreterOptions:
+        interpreter: type[Interpreter[Any, Any]] = self._class("interpreters", str(table.get("kind", "")))
+        options = _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
+        assert isinstance(options, InterpreterOptions)  # noqa: S101
+        return options
+
+    def _inherited(self, preset: str, via: tuple[str, ...]) -> dict[str, Any]:
+        if preset in via:
+            raise ConfigurationError(f"presets.{preset}: base leads back to itself ({' -> '.join(via)})")
+        if preset not in self._presets:
+            raise ConfigurationError(unknown("preset", preset, self.presets))
+        table = dict(self._presets[preset])
+        base = table.pop("base", None)
+        if base is None:
+            return table
+        if base == preset and preset in BUILT_IN:  # a changed built-in: [presets.rapidocr] base = "rapidocr"
+            return {**BUILT_IN[preset], **table}
+        return {**self._inherited(str(base), (*via, preset)), **table}
+
+    def _class(self, group: str, kind: str) -> Any:
+        doors = self._doors(group)
+        if kind not in doors:
+            raise ConfigurationError(unknown(f"kind of {group[:-1]}", kind, sorted(doors)))
+        door = doors[kind]
+        try:
+            return getattr(import_module(door.module), door.attr)
+        except Exception as exc:
+            raise ConfigurationError(f"{group[:-1]} {kind} ({door.value}) cannot be imported: {exc}") from exc
+
+    def _doors(self, group: str) -> dict[str, EntryPoint]:
+        return {
+            door.name: door
+            for door in entry_points(group=f"bibwatch.{group}")
+            if door.dist is not None and door.dist.name in self._allowed
+        }
+
+
+def _validate(
+    model: type[ModelOptions] | type[StageOptions] | type[InterpreterOptions], table: Mapping[str, Any], where: str
+) -> ModelOptions | StageOptions | InterpreterOptions:
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as exc:
+        raise ConfigurationError(explain(exc, lambda _: model.model_fields, where)) from exc
+
+
+def explain(
+    exc: ValidationError, names_at: Callable[[Sequence[int | str]], Collection[str] | None], where: str = ""
+) -> str:
+    """Put a validation error into words: one line per mistake, with the nearest known name for a misspelt key.
+
+    `names_at` tells which keys are allowed at a place; `where` is the place of the whole.
+    """
+    lines = []
+    for error in exc.errors(include_url=False):
+        *above, last = error["loc"] or ("",)
+        place = ".".join(filter(None, [where, *map(str, error["loc"])]))
+        if error["type"] == "extra_forbidden":
+            lines.append(unknown("key", place, names_at(above) or (), str(last)))
+        else:
+            lines.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def unknown(what: str, name: str, names: Collection[str], word: str | None = None) -> str:
+    """Say that a name is not known, and which known one is nearest."""
+    near = difflib.get_close_matches(word or name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
+    return f"unknown {what} {name!r}; {hint}"

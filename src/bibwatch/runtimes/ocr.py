@@ -1,0 +1,101 @@
+"""`vision_ocr`: RapidOCR, the bundled default. Its models are in its wheel: nothing is ever downloaded.
+
+Gives lines of text with boxes and scores; takes no prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
+from pydantic import Field
+
+from bibwatch import images as pictures
+from bibwatch.errors import ConfigurationError, ModelError
+from bibwatch.runtimes.base import Box, ModelOptions, Prediction, Runtime, TextLine
+
+
+class OcrOptions(ModelOptions):
+    """RapidOCR on the CPU with the PP-OCRv6 models of its wheel."""
+
+    kind: Literal["vision_ocr"] = "vision_ocr"
+    name: str = "rapidocr"
+    longest_side: int = Field(
+        default=2048, ge=32, le=4096, description="Pictures are brought to this longest side, in pixels."
+    )
+    enlarge: float = Field(default=2.0, ge=1, le=4, description="Small pictures are enlarged, at most so often.")
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Lines the model is less sure of are left out.")
+    threads: int = Field(default=0, ge=0, description="Processor threads; 0 takes all.")
+
+    @property
+    def model(self) -> str:
+        return "PP-OCRv6-small"
+
+
+class OcrRuntime(Runtime[OcrOptions]):
+    """RapidOCR's detector and recogniser, one image after another: batching them gains nothing on a CPU."""
+
+    options_type: ClassVar[type[ModelOptions]] = OcrOptions
+
+    def __init__(self, options: OcrOptions) -> None:
+        super().__init__(options)
+        self._ocr: Any = None
+
+    def load(self) -> None:
+        if self._ocr is not None:
+            return
+        try:
+            from rapidocr import RapidOCR
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"preset {self.options.name}: rapidocr cannot be imported ({exc}); reinstall bibwatch"
+            ) from exc
+        self._ocr = RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.use_cls": False,  # photos are upright; bibs are not upside down
+                "Global.text_score": self.options.min_score,
+                "Global.max_side_len": 4096,  # the size is set here, not there
+                "EngineConfig.onnxruntime.intra_op_num_threads": self.options.threads or -1,
+            }
+        )
+
+    def predict_batch(
+        self, images: Iterable[Image.Image], prompt: str, *, constraint: object = None
+    ) -> Iterator[Prediction]:
+        del prompt, constraint  # an OCR is not asked, it reads
+        self.load()
+        for image in images:
+            start = time.perf_counter()
+            try:
+                lines, error = self._read(image), None
+            except Exception as exc:  # noqa: BLE001  # whatever the engine raises is this image's error, not the batch's
+                lines, error = (), ModelError(f"rapidocr: {' '.join(str(exc).split())[-200:] or type(exc).__name__}")
+            yield Prediction(lines=lines, device="cpu", seconds=time.perf_counter() - start, error=error)
+
+    def close(self) -> None:
+        self._ocr = None
+
+    def _read(self, image: Image.Image) -> tuple[TextLine, ...]:
+        import numpy as np
+
+        factor = min(self.options.enlarge, self.options.longest_side / max(image.size))
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = pictures.to_rgb(image)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        found = self._ocr(np.asarray(image)[:, :, ::-1])  # RapidOCR takes BGR
+        if found.txts is None:
+            return ()
+        return tuple(
+            TextLine(text, float(score), _upright_box(corners).scaled(1 / factor))
+            for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True)
+        )
+
+
+def _upright_box(corners: Any) -> Box:
+    """Enclose a tilted quadrilateral of shape (4, 2)."""
+    (x1, y1), (x2, y2) = corners.min(axis=0), corners.max(axis=0)
+    return Box(float(x1), float(y1), float(x2), float(y2))

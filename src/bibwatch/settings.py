@@ -1,0 +1,212 @@
+"""The whole configuration: command line, then environment, then config.toml, then defaults.
+
+Knows every setting, its type and its meaning, and tells a misspelt one. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+import typing
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+from bibwatch.errors import ConfigurationError
+from bibwatch.images import ImageLimits
+from bibwatch.registry import Registry, explain, unknown
+
+PREFIX = "BIBWATCH_"
+CONFIG_VARIABLE = "BIBWATCH_CONFIG"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraSettings(_Section):
+    """One camera's drop folder."""
+
+    path: Path = Field(description="The folder the camera's photos arrive in; it is watched with all its subfolders.")
+    watch: Literal["auto", "events", "poll"] = Field(
+        default="auto",
+        description="`events` and scans, or scans alone (`poll`); `auto` polls where the folder is a network mount.",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # links are kept as written
+
+
+class IngestSettings(_Section):
+    """How new photos are found, and when they count as complete."""
+
+    scan_seconds: float = Field(default=2.0, gt=0, description="Seconds between full scans of a local folder.")
+    poll_seconds: float = Field(default=10.0, gt=0, description="Seconds between full scans of a polled folder.")
+    settle_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds a file must stay unchanged before it is taken, if it was not seen closed or renamed.",
+    )
+
+
+class PipelineSettings(_Section):
+    """How ready photos are put together and sent to the model."""
+
+    batch_wait_seconds: float = Field(
+        default=0.5, ge=0, description="Seconds a photo may wait for others to fill its batch."
+    )
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Photos read and decoded at the same time.")
+    max_attempts: int = Field(
+        default=5, ge=1, description="Tries of a photo the model fails on, or dies with, before it is `failed`."
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    database_url: str = Field(
+        default="sqlite:///bibwatch.db", description="Where the results go: a SQLite or PostgreSQL URL."
+    )
+    cameras: dict[str, CameraSettings] = Field(default={}, description="The camera folders, by name.")
+    stage: str = Field(default="bib_number", description="What is done with the photos (`bibwatch stages`).")
+    preset: str = Field(default="rapidocr", description="Which model does it (`bibwatch presets`).")
+    stages: dict[str, dict[str, Any]] = Field(
+        default={}, description="Options of a stage, or further stages: `kind` and its options, by name."
+    )
+    presets: dict[str, dict[str, Any]] = Field(
+        default={}, description="Presets of your own: `kind` or `base`, and model options, by name."
+    )
+    plugins: list[str] = Field(default=[], description="Distributions that may bring runtimes, stages or presets.")
+    ingest: IngestSettings = IngestSettings()
+    images: ImageLimits = ImageLimits()
+    pipeline: PipelineSettings = PipelineSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["auto", "text", "json"] = Field(default="auto", description="How log lines look, on stderr.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of `GET /metrics` for Prometheus; none is opened by default."
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address the metrics are served on.")
+
+    file: ClassVar[Path | None] = None
+
+    @field_validator("cameras")
+    @classmethod
+    def _names(cls, cameras: dict[str, CameraSettings]) -> dict[str, CameraSettings]:
+        for name in cameras:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"{name!r} is no camera name; use letters, digits, '.', '_' and '-'")
+        return cameras
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.file)
+
+    def registry(self) -> Registry:
+        """Return what can be chosen by name under this configuration."""
+        return Registry(self.plugins, self.presets, self.stages)
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the configuration; `overrides` are the command line's. Raises ConfigurationError, a line per mistake."""
+    file = _config_file(config)
+    _check_environment(os.environ)
+
+    class Here(Settings):
+        pass
+
+    Here.file = file
+    source = f"configuration ({file})" if file else "configuration"
+    try:
+        found = Here(**overrides)
+    except ValidationError as exc:
+        raise ConfigurationError(f"{source}: {explain(exc, _names_at)}") from exc
+    except SettingsError as exc:
+        raise ConfigurationError(f"{source}: {exc} ({exc.__cause__})") from exc
+    except (ValueError, OSError) as exc:  # TOML that does not parse, a file that cannot be read
+        raise ConfigurationError(f"{source}: {exc}") from exc
+    _check_cameras(found.cameras)
+    return found
+
+
+def _config_file(config: Path | None) -> Path | None:
+    named = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigurationError(f"configuration file {named} does not exist")
+        return named
+    return Path("config.toml") if Path("config.toml").is_file() else None
+
+
+def _check_cameras(cameras: Mapping[str, CameraSettings]) -> None:
+    real = {name: camera.path.resolve() for name, camera in cameras.items()}
+    for name, path in real.items():
+        if path.exists() and not path.is_dir():
+            raise ConfigurationError(f"cameras.{name}.path: {path} is not a folder")
+        for other, its in real.items():
+            if name != other and path.is_relative_to(its):
+                raise ConfigurationError(
+                    f"cameras {other} and {name} overlap: {path} is {'the same as' if path == its else 'inside'} {its}"
+                )
+
+
+def check_outside(file: Path, cameras: Mapping[str, CameraSettings]) -> None:
+    """Raise ConfigurationError if the database's file is in a watched folder."""
+    for name, camera in cameras.items():
+        if file.resolve().is_relative_to(camera.path.resolve()):
+            raise ConfigurationError(
+                f"database {file} is inside the folder of camera {name} ({camera.path}); set database_url elsewhere"
+            )
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Find BIBWATCH_ variables that set nothing: pydantic-settings does not look for them."""
+    for variable in environment:
+        if not variable.upper().startswith(PREFIX) or variable.upper() == CONFIG_VARIABLE:
+            continue
+        names = variable[len(PREFIX) :].lower().split("__")
+        for depth, name in enumerate(names):
+            known = _names_at(names[:depth])
+            if known is not None and name not in known:
+                known_variables = [PREFIX + "__".join([*names[:depth], each]).upper() for each in known]
+                raise ConfigurationError(unknown("environment variable", variable, known_variables))
+
+
+def _names_at(place: Collection[int | str]) -> Collection[str] | None:
+    """Return the setting names allowed at a place in the tree; None where any name is."""
+    model: Any = Settings
+    for step in place:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(step))
+            model = field.annotation if field else None
+        elif typing.get_origin(model) is dict:
+            model = typing.get_args(model)[1]
+        else:
+            return None
+        if isinstance(model, types.UnionType):
+            model = None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return None

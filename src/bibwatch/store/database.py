@@ -1,0 +1,215 @@
+"""One open database: engine, schema version, the single writer, and the lock against a second bibwatch.
+
+Knows SQLite's and PostgreSQL's manners. Does not know what is in the tables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from bibwatch.errors import AlreadyRunningError, ConfigurationError, StoreError
+from bibwatch.store.schema import VIEWS
+
+_BUSY_SECONDS = 10  # how long SQLite waits for another program's write before it gives up
+_LOCK_SECONDS = 1  # `bibwatch status` may hold the lock for a moment, to see whether it is free
+_PRAGMAS = (
+    f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA journal_size_limit=67108864",
+)
+_ADVISORY_LOCK = 0x62696277  # "bibw": PostgreSQL's lock against a second instance
+
+
+class Database:
+    """A database: opened for the daemon (`lock`, then `migrate`) or for a look (`check`)."""
+
+    def __init__(self, url: str) -> None:
+        """Take the URL; nothing is opened yet. Raises ConfigurationError for one that cannot be used."""
+        self.url = url
+        self._writing = threading.Lock()
+        self._locked: IO[bytes] | Connection | None = None
+        self.file = sqlite_file(url)
+        self.engine = _engine(url)
+
+    def check(self) -> None:
+        """Make sure that the database is there and has this version's schema. Raises ConfigurationError."""
+        if self.file and not self.file.exists():
+            raise ConfigurationError(f"no database at {self.file}; `bibwatch run` makes it, database_url says where")
+        if self._revision() != _head():
+            raise ConfigurationError(f"database {redacted(self.url)} has another schema; start `bibwatch run` once")
+
+    def migrate(self) -> None:
+        """Bring the schema up to date, in one transaction. Raises ConfigurationError where it cannot be done."""
+        found = self._revision()
+        if found == _head():
+            return
+        config = _alembic()
+        if found and found not in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
+            raise ConfigurationError(
+                f"database {redacted(self.url)} has schema {found}, made by a newer bibwatch; upgrade bibwatch"
+            )
+        with self.write() as connection:
+            # Views are made of the tables: they are dropped for the change and made anew from the schema.
+            for name in VIEWS:
+                connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            for name, select in VIEWS.items():
+                connection.execute(text(f"CREATE VIEW {name} AS {select}"))
+
+    def _revision(self) -> str | None:
+        try:
+            with self.engine.connect() as connection:
+                return MigrationContext.configure(connection).get_current_revision()
+        except DBAPIError as exc:
+            raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, all or nothing, one at a time. Raises StoreError when the database is not to be had."""
+        with self._writing, self._transaction(writing=True) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent look at the database. Raises StoreError as `write` does."""
+        with self._transaction(writing=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, writing: bool) -> Iterator[Connection]:
+        try:
+            with self.engine.connect().execution_options(writing=writing) as connection, connection.begin():
+                yield connection
+        except DBAPIError as exc:
+            raise StoreError(f"database {redacted(self.url)}: {exc.orig}") from exc
+
+    def lock(self) -> None:
+        """Take the database for this process, for as long as it lives.
+
+        Raises AlreadyRunningError, or ConfigurationError if its folder is not there or not writable.
+        """
+        if self.file is None:
+            connection = self.engine.connect()
+            if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar():
+                connection.close()
+                raise AlreadyRunningError(f"another bibwatch works on {redacted(self.url)}")
+            self._locked = connection
+            return
+        # The lock is the kernel's, not the file's presence: it goes with the process, kill -9 included.
+        try:
+            file = self._lock_file.open("ab")
+        except OSError as exc:
+            raise ConfigurationError(f"database {self.file}: cannot write its folder ({exc.strerror})") from exc
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _flock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                file.close()
+                raise AlreadyRunningError(f"another bibwatch works on {self.file}")
+            time.sleep(0.05)
+        self._locked = file
+
+    def locked_elsewhere(self) -> bool:
+        """Tell whether a daemon works on this SQLite database now."""
+        try:
+            with self._lock_file.open("rb") as file:
+                return not _flock(file, fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+    @property
+    def _lock_file(self) -> Path:
+        assert self.file is not None  # noqa: S101
+        return self.file.with_name(self.file.name + ".lock")
+
+    def unlock(self) -> None:
+        """Give the database to others."""
+        if self._locked is not None:
+            self._locked.close()
+            self._locked = None
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.unlock()
+        self.engine.dispose()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the absolute path of a SQLite URL's file; None for other databases. Raises ConfigurationError."""
+    try:
+        parsed = make_url(url)
+        name = parsed.get_backend_name()
+    except ArgumentError as exc:
+        raise ConfigurationError("database_url is not a URL; try sqlite:////var/lib/bibwatch/bibwatch.db") from exc
+    if name not in {"sqlite", "postgresql"}:
+        raise ConfigurationError(f"database_url: {name} is not supported; use sqlite or postgresql")
+    if name != "sqlite":
+        return None
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigurationError("database_url: SQLite needs a file, such as sqlite:///bibwatch.db")
+    return Path(os.path.abspath(parsed.database))  # noqa: PTH100  # links are kept as written
+
+
+def redacted(url: str) -> str:
+    """Write a database URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (ModuleNotFoundError, NoSuchModuleError) as exc:
+        raise ConfigurationError(f"database_url: {exc}; for PostgreSQL: pip install 'bibwatch[postgres]'") from exc
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are ours to begin: the driver's own begin too late
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that starts as a reader and then writes would fail at once, without waiting its turn.
+    reading = connection.get_execution_options().get("writing") is False
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _flock(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

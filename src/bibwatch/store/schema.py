@@ -1,0 +1,165 @@
+"""The tables and the SQL views, as they are now; migrations/ brings older databases here.
+
+Times are ISO-8601 UTC text with milliseconds, so that they sort, and read the same in SQLite and PostgreSQL.
+Tables may change from release to release; the views are the contract (docs/sql.md).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+metadata = MetaData()
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in an INTEGER key
+
+cameras = Table(
+    "cameras",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("state", String, nullable=False),  # watching, polling, missing, unreadable
+    Column("error", Text),
+    Column("updated_at", String, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("camera", String, nullable=False),  # where it first came from
+    Column("path", Text, nullable=False),
+    Column("width", Integer, nullable=False),  # pixels, upright
+    Column("height", Integer, nullable=False),
+    Column("captured_at", String),
+    Column("received_at", String, nullable=False),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("camera", String, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("inode", Text, nullable=False),  # text: a 64-bit unsigned number fits no SQL integer
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("ctime_ns", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("error", Text),
+    Column("image_id", _Id, ForeignKey("images.id"), index=True),
+    Column("first_seen_at", String, nullable=False),
+    Column("updated_at", String, nullable=False),
+    UniqueConstraint("camera", "path"),
+    Index("ix_files_state_priority_id", "state", "priority", "id"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("image_id", _Id, ForeignKey("images.id"), nullable=False),
+    Column("stage", String, nullable=False),
+    Column("preset", String, nullable=False),
+    Column("options_hash", String, nullable=False),
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # by other options of the same preset
+    Column("model", String, nullable=False),
+    Column("device", String, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("output_json", Text),
+    Column("processed_at", String, nullable=False),
+    UniqueConstraint("image_id", "stage", "preset", "options_hash"),
+)
+
+readings = Table(
+    "readings",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("result_id", _Id, ForeignKey("results.id"), nullable=False, index=True),
+    Column("bib", String, nullable=False, index=True),
+    Column("confidence", Float, nullable=False),
+    Column("verdict", String, nullable=False),
+    Column("x1", Float),
+    Column("y1", Float),
+    Column("x2", Float),
+    Column("y2", Float),
+)
+
+# One row for each image, and for each file that is not an image yet: an image's state is that of its
+# oldest file, and `done` when no file has its bytes any more (it was overwritten).
+VIEWS: dict[str, str] = {
+    "bib_results": """
+        SELECT i.id AS image_id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
+               b.bib, b.confidence, b.verdict, b.x1, b.y1, b.x2, b.y2,
+               r.stage, r.preset, r.model, r.device, r.processed_at
+        FROM readings b
+        JOIN results r ON r.id = b.result_id AND NOT r.superseded
+        JOIN images i ON i.id = r.image_id
+    """,
+    "image_status": """
+        SELECT i.id AS image_id, i.camera, i.path, COALESCE(f.state, 'done') AS state,
+               COALESCE(f.attempts, 0) AS attempts, f.error,
+               i.received_at AS first_seen_at, COALESCE(f.updated_at, i.received_at) AS updated_at
+        FROM images i
+        LEFT JOIN (SELECT image_id, MIN(id) AS file_id FROM files WHERE image_id IS NOT NULL GROUP BY image_id) o
+               ON o.image_id = i.id
+        LEFT JOIN files f ON f.id = o.file_id
+        UNION ALL
+        SELECT f.image_id, f.camera, f.path, f.state, f.attempts, f.error, f.first_seen_at, f.updated_at
+        FROM files f WHERE f.image_id IS NULL
+    """,
+    "file_status": """
+        SELECT f.camera, f.path, f.state, f.attempts, f.error, f.image_id, f.size, f.first_seen_at, f.updated_at
+        FROM files f
+    """,
+    "stage_outputs": """
+        SELECT r.image_id, i.camera, i.path, r.stage, r.preset, r.model, r.device, r.output_json, r.processed_at
+        FROM results r
+        JOIN images i ON i.id = r.image_id
+        WHERE r.output_json IS NOT NULL AND NOT r.superseded
+    """,
+}
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment the way the database holds it: `2026-11-21T10:00:05.042Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def now() -> str:
+    """Return this moment the way the database holds it."""
+    return iso(datetime.now(UTC))
+
+
+# Names that are not UTF-8 come from the system as lone surrogates, which no database takes. They are kept one for
+# one in a private-use plane that file names do not use.
+_TO_TEXT = {code: code + 0x100000 for code in range(0xDC80, 0xDD00)}
+_TO_PATH = {there: here for here, there in _TO_TEXT.items()}
+
+
+def path_to_text(path: str) -> str:
+    """Make a path storable, whatever bytes are in it."""
+    return path.translate(_TO_TEXT)
+
+
+def text_to_path(stored: str) -> str:
+    """Give back the path that `path_to_text` stored."""
+    return stored.translate(_TO_PATH)
