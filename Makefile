@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format constraints clean
+.PHONY: help demo test test-fast lint format docs constraints clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /: /'
@@ -27,6 +27,9 @@ lint: .venv/.developer ## check style, types and which room imports which
 format: .venv/.developer ## put the code into shape
 	$(PY) -m ruff format
 	$(PY) -m ruff check --fix
+
+docs: .venv/.developer ## write the parts of the docs that are made from the code
+	$(PY) -m cogapp -r -I docs docs/*.md
 
 constraints: ## choose today's versions of all libraries, for everyone
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new

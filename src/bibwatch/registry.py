@@ -44,7 +44,7 @@ class Registry:
     def model_options(self, preset: str) -> ModelOptions:
         """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
         table = self._inherited(preset, ())
-        runtime: type[Runtime[Any]] = self._class("runtimes", str(table.get("kind", "")))
+        runtime: type[Runtime[Any]] = self.class_of("runtimes", str(table.get("kind", "")))
         options = _validate(runtime.options_type, {**table, "name": preset}, f"presets.{preset}")
         assert isinstance(options, ModelOptions)  # noqa: S101
         return options
@@ -53,7 +53,7 @@ class Registry:
         """Return the stage `name` bound to a runtime for `preset`; nothing heavy is loaded yet."""
         table = dict(self._stages.get(name, {}))
         kind = str(table.setdefault("kind", name))
-        stage: type[Stage[Any]] = self._class("stages", kind)
+        stage: type[Stage[Any]] = self.class_of("stages", kind)
         table["model_options"] = self.model_options(preset)
         interpreter = table.pop("model_interpreter_options", None)
         if interpreter is not None:
@@ -63,16 +63,16 @@ class Registry:
         return stage(options, self._runtime(options.model_options), self._interpreter(options))
 
     def _runtime(self, options: ModelOptions) -> Runtime[Any]:
-        runtime: Runtime[Any] = self._class("runtimes", options.kind)(options)
+        runtime: Runtime[Any] = self.class_of("runtimes", options.kind)(options)
         return runtime
 
     def _interpreter(self, options: StageOptions) -> Interpreter[Any, Any]:
         chosen = options.model_interpreter_options
-        interpreter: Interpreter[Any, Any] = self._class("interpreters", chosen.kind)(chosen)
+        interpreter: Interpreter[Any, Any] = self.class_of("interpreters", chosen.kind)(chosen)
         return interpreter
 
     def _interpreter_options(self, table: Mapping[str, Any], stage: str) -> InterpreterOptions:
-        interpreter: type[Interpreter[Any, Any]] = self._class("interpreters", str(table.get("kind", "")))
+        interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", str(table.get("kind", "")))
         options = _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
         assert isinstance(options, InterpreterOptions)  # noqa: S101
         return options
@@ -90,7 +90,8 @@ class Registry:
             return {**BUILT_IN[preset], **table}
         return {**self._inherited(str(base), (*via, preset)), **table}
 
-    def _class(self, group: str, kind: str) -> Any:
+    def class_of(self, group: str, kind: str) -> Any:
+        """Import and return the class of a kind: of `runtimes`, `interpreters` or `stages`."""
         doors = self._doors(group)
         if kind not in doors:
             raise ConfigurationError(unknown(f"kind of {group[:-1]}", kind, sorted(doors)))

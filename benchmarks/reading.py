@@ -1,0 +1,186 @@
+"""How well and how fast photos with known bibs are read, from folder to SQL.
+
+    python benchmarks/reading.py SET... [--slow] [--out FILE]
+
+A SET is a folder with `images/` and `labels.csv` (`file,bibs`, bibs separated by spaces); beside it may lie
+`extras.csv` (`file,bib`: in the photo but not labelled, neither right nor wrong) and `label-notes.csv`
+(`file,labelled,seen`: either counts as right). Each set becomes a camera folder of one `bibwatch run --once`, and is
+scored from the view `bib_results`: per photo, a bib is right only if every character is.
+recall = right / labelled, precision = right / (right + wrong), F = their harmonic mean.
+
+With `--slow` the photos arrive while the daemon runs or rests: a third written at 200 KB/s, a third renamed into
+place, a third dropped while it is stopped; the rows must be the same as those of the plain run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RATE = 200_000  # bytes a second of the slow writer
+Rows = list[tuple[str, ...]]
+
+
+def main() -> None:
+    """Run, score, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", type=Path, metavar="SET")
+    parser.add_argument("--slow", action="store_true", help="also let the photos arrive slowly, and compare the rows")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "reading.json")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bibwatch-reading-") as folder:
+        place = Path(folder)
+        report = plain(chosen.sets, place / "plain")
+        if chosen.slow:
+            report["slow"] = slowly(chosen.sets, place / "slow", place / "plain")
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def plain(sets: list[Path], place: Path) -> dict[str, Any]:
+    """Read copies of the sets with `run --once`, twice; score the rows, count what the second run reads."""
+    for each in sets:
+        shutil.copytree(each / "images", place / each.name)
+    start = time.perf_counter()
+    first = once(place, sets)
+    seconds = time.perf_counter() - start
+    photos = sum(len(list((each / "images").iterdir())) for each in sets)
+    report: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "photos": photos,
+        "seconds": round(seconds, 1),
+        "photos_per_second": round(photos / seconds, 2),
+        "first_run": first,
+        "second_run": once(place, sets),
+        "sets": {},
+    }
+    print(f"{photos} photos in {seconds:.1f} s: {photos / seconds:.2f} a second; second run: {report['second_run']}")
+    for each in sets:
+        for verdicts in (("accepted", "review"), ("accepted",)):
+            figures = score(each, readings(place, each.name, verdicts))
+            report["sets"].setdefault(each.name, {})["+".join(verdicts)] = figures
+            print(f"{each.name:24} {'+'.join(verdicts):16}", *(f"{name} {value}" for name, value in figures.items()))
+    return report
+
+
+def once(place: Path, sets: list[Path]) -> dict[str, int]:
+    """Run the daemon until nothing is left; return its own counts of what it read."""
+    ran = subprocess.run(command(place, sets, "--once"), cwd=place, stderr=subprocess.PIPE, check=True)
+    last = json.loads(ran.stderr.decode().strip().splitlines()[-1])
+    return {name: last[name] for name in ("photos_read", "photo_bytes", "model_images")}
+
+
+def command(place: Path, sets: list[Path], *more: str) -> list[str]:
+    """Compose the command line of one run over a folder per set."""
+    cameras = [f"--camera={each.name}={place / each.name}" for each in sets]
+    os.environ["BIBWATCH_LOG_FORMAT"] = "json"
+    return [sys.executable, "-m", "bibwatch", "run", *cameras, *more]
+
+
+def readings(place: Path, camera: str, verdicts: tuple[str, ...]) -> dict[str, set[str]]:
+    """Return the bibs read in each photo of a camera."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, bib, verdict in query(place, f"SELECT path, bib, verdict FROM bib_results WHERE camera = '{camera}'"):  # noqa: S608
+        if verdict in verdicts:
+            found[Path(path).name].add(bib)
+    return found
+
+
+def query(place: Path, sql: str) -> Rows:
+    """Ask the database of a run."""
+    connection = sqlite3.connect(place / "bibwatch.db")
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def score(each: Path, found: dict[str, set[str]]) -> dict[str, float]:
+    """Score the bibs found in a set."""
+    extras, notes = table(each / "extras.csv", "bib"), table(each / "label-notes.csv", "labelled", "seen")
+    right = wrong = labelled = 0
+    for name, bibs in table(each / "labels.csv", "bibs").items():
+        label = set(bibs[0][0].split())
+        seen = {bib: {bib, *(other for known, other in notes.get(name, []) if known == bib)} for bib in label}
+        fair = set().union(*seen.values()) | {bib for (bib,) in extras.get(name, [])}
+        right += sum(bool(found[name] & ways) for ways in seen.values())
+        wrong += len(found[name] - fair)
+        labelled += len(label)
+    recall, precision = right / labelled, right / max(1, right + wrong)
+    figures = {"recall": recall, "precision": precision, "F": 2 * recall * precision / max(1e-9, recall + precision)}
+    return {**{name: round(value, 3) for name, value in figures.items()}, "right": right, "wrong": wrong}
+
+
+def table(file: Path, *columns: str) -> dict[str, list[tuple[str, ...]]]:
+    """Read columns of a CSV file, by its column `file`; nothing if there is no such file."""
+    rows: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    if file.exists():
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                rows[row["file"]].append(tuple(row[column] for column in columns))
+    return rows
+
+
+def slowly(sets: list[Path], place: Path, reference: Path) -> dict[str, Any]:
+    """Let the photos arrive in three ways and compare the rows with those of the plain run."""
+    jobs = [(photo, place / each.name / photo.name) for each in sets for photo in sorted((each / "images").iterdir())]
+    for each in sets:
+        (place / each.name).mkdir(parents=True)
+    ways = [jobs[0::3], jobs[1::3], jobs[2::3]]
+    with running(command(place, sets), place) as daemon:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(write_slowly, ways[0]))
+        for photo, target in ways[1]:
+            shutil.copy(photo, target.with_name(f".in.{target.name}."))
+            target.with_name(f".in.{target.name}.").rename(target)
+        daemon.send_signal(signal.SIGTERM)
+        code = daemon.wait(30)
+    for photo, target in ways[2]:
+        shutil.copy(photo, target)
+    once(place, sets)
+    rows = [rows_of(where) for where in (reference, place)]
+    same = rows[0] == rows[1]
+    report = {"photos": len(jobs), "rows": len(rows[1]), "same_rows": same, "sigterm_exit": code}
+    print("slowly, renamed, while stopped:", report)
+    return report
+
+
+def running(args: list[str], place: Path) -> subprocess.Popen[bytes]:
+    """Start the daemon; as a context, it is waited for at the end."""
+    return subprocess.Popen(args, cwd=place, stderr=subprocess.DEVNULL)
+
+
+def write_slowly(job: tuple[Path, Path]) -> None:
+    """Write a photo at RATE, as over a bad network."""
+    photo, target = job
+    with target.open("wb", buffering=0) as file:
+        data = photo.read_bytes()
+        for start in range(0, len(data), RATE // 10):
+            file.write(data[start : start + RATE // 10])
+            time.sleep(0.1)
+
+
+def rows_of(place: Path) -> Rows:
+    """Return all readings of a run, without what differs between two runs: folders and times."""
+    rows = query(
+        place, "SELECT camera, path, sha256, bib, round(confidence, 4), verdict, x1, y1, x2, y2 FROM bib_results"
+    )
+    return sorted((row[0], Path(row[1]).name, *map(str, row[2:])) for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The parts of the docs that are made from the code: `make docs` writes them, a test holds them to it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from bibwatch import cli, errors, states, telemetry
+from bibwatch.registry import Registry
+from bibwatch.settings import CameraSettings, Settings
+from bibwatch.store import schema
+
+
+def settings() -> str:
+    """Make a table of every setting: as in config.toml, in the environment, default, meaning."""
+    return _table(("setting", "environment", "default", "meaning"), _settings(Settings, ()))
+
+
+def _settings(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        path = (*above, name)
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, path)
+            continue
+        variable = "BIBWATCH_" + "__".join(path).upper()
+        yield f"`{'.'.join(path)}`", f"`{variable}`", _default(field), field.description or ""
+        if name == "cameras":
+            yield from (
+                (f"`cameras.NAME.{key}`", f"`BIBWATCH_CAMERAS__NAME__{key.upper()}`", _default(each), each.description or "")
+                for key, each in CameraSettings.model_fields.items()
+            )
+
+
+def options(kind: str, group: str) -> str:
+    """Make a table of the options of a built-in runtime, interpreter or stage."""
+    model = Registry().class_of(group, kind).options_type
+    rows = [
+        (f"`{name}`", _default(field), field.description or "")
+        for name, field in model.model_fields.items()
+        if field.description
+    ]
+    return _table(("option", "default", "meaning"), rows)
+
+
+def commands() -> str:
+    """Print the help of every command."""
+    parts = []
+    group = cli.cli
+    for name in ("", *group.list_commands(click.Context(group))):
+        command = group if not name else group.get_command(click.Context(group), name)
+        assert command is not None  # noqa: S101
+        path = f"bibwatch {name}".strip()
+        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def state_table() -> str:
+    """Make a table of the states: meaning, and what may follow."""
+    rows = []
+    for state in states.State:
+        following = ", ".join(f"`{after}`" for after in states.State if after in states.TRANSITIONS[state])
+        rows.append((f"`{state}`", states.MEANING[state], following))
+    return _table(("state", "meaning", "may be followed by"), rows)
+
+
+def exit_codes() -> str:
+    """Make a table of the exit codes and the errors that end with them."""
+    meaning = {
+        0: "done",
+        errors.BibwatchError.exit_code: "failed, or a photo could not be read; a line on stderr says what",
+        click.UsageError.exit_code: "usage: the command line is wrong",
+        errors.AlreadyRunningError.exit_code: "another instance runs on the same database",
+        errors.ConfigurationError.exit_code: "configuration: a setting, the database or a folder cannot be used",
+    }
+    return _table(("code", "meaning"), [(str(code), text) for code, text in meaning.items()])
+
+
+def views() -> str:
+    """Print the definition of each view."""
+    return "\n".join(f"### {name}\n\n```sql\n{inspect.cleandoc(sql)}\n```\n" for name, sql in schema.VIEWS.items())
+
+
+def metrics() -> str:
+    """Make a table of the metrics."""
+    rows = []
+    for metric in telemetry.METRICS:
+        (family,) = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        rows.append((f"`{name}`", family.type, family.documentation))
+    return _table(("metric", "type", "meaning"), rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value is PydanticUndefined:
+        return "none"
+    if isinstance(value, BaseModel):
+        return f"`{value.model_dump()['kind']}`"
+    return f"`{value}`".replace("|", "\\|") if value != "" else "empty"
+
+
+def _table(head: tuple[str, ...], rows: object) -> str:
+    lines = [head, ("---",) * len(head), *rows]  # type: ignore[misc]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
