@@ -28,7 +28,7 @@ from bibwatch.errors import (
 # Our own limit (ImageLimits.max_pixels) replaces Pillow's, which warns at 89 megapixels: a 102 MP photo is normal.
 Image.MAX_IMAGE_PIXELS = None
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF")  # MPO: a JPEG with further pictures behind the first
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")  # MPO, a JPEG with further pictures, opens as JPEG
 _WHITE_8, _WHITE_16 = 255, 65535
 _SWAPPED = {5, 6, 7, 8}  # EXIF orientations that turn the picture on its side
 

@@ -17,7 +17,7 @@ from bibwatch.states import TROUBLE, State
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(sorted(TROUBLE)),
+    type=click.Choice(sorted(map(str, TROUBLE))),
     help="Only files in this state; may be given several times. [default: all of these]",
 )
 @for_database

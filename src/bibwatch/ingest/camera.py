@@ -76,7 +76,7 @@ class Camera(Loop):
             if hints.rescan or time.monotonic() >= self._next_scan:
                 self.scan(hints)
             elif hinted := hints.closed | hints.touched:
-                entries = filter(None, map(scanning.look, hinted))
+                entries = filter(None, (scanning.look(self._folder, path) for path in hinted))
                 self._record(entries, hints, self._ledger_waiting())
             self.beat()
             self._wait()

@@ -53,13 +53,16 @@ def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
         yield from _photos(entries)
 
 
-def look(path: str) -> Entry | None:
-    """Return the photo at `path`, if there is one; RAW photos and links are left to the scan."""
+def look(folder: str, path: str) -> Entry | None:
+    """Return the photo at `path` in `folder`, if a walk would find it; RAW photos and links are left to the walk."""
+    *above, name = PurePath(path).relative_to(folder).parts
+    if kind_of(name) is not Kind.PHOTO or any(map(is_ignored_folder, above)):
+        return None
     try:
         found = os.lstat(path)
     except OSError:
         return None
-    if not stat.S_ISREG(found.st_mode) or kind_of(PurePath(path).name) is not Kind.PHOTO:
+    if not stat.S_ISREG(found.st_mode):
         return None
     return Entry(path, Stat.of(found))
 

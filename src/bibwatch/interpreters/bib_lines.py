@@ -22,7 +22,7 @@ class BibLinesOptions(InterpreterOptions):
     pattern: str = Field(
         default=r"\d{2,5}|[A-Z]\d{3,5}", description="Regular expression for a whole bib, in capitals, without spaces."
     )
-    min_confidence: float = Field(default=0.8, ge=0, le=1, description="Lines less sure than this are not bibs.")
+    min_confidence: float = Field(default=0.85, ge=0, le=1, description="Lines less sure than this are not bibs.")
 
     @field_validator("pattern")
     @classmethod

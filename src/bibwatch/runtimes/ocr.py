@@ -23,7 +23,7 @@ class OcrOptions(ModelOptions):
     kind: Literal["vision_ocr"] = "vision_ocr"
     name: str = "rapidocr"
     longest_side: int = Field(
-        default=2048, ge=32, le=4096, description="Pictures are brought to this longest side, in pixels."
+        default=1536, ge=32, le=4096, description="Pictures are brought to this longest side, in pixels."
     )
     enlarge: float = Field(default=2.0, ge=1, le=4, description="Small pictures are enlarged, at most so often.")
     min_score: float = Field(default=0.5, ge=0, le=1, description="Lines the model is less sure of are left out.")

@@ -1,0 +1,86 @@
+"""A loop shows progress, insists on the database, and never dies unseen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from bibwatch.daemon import Feeder
+from bibwatch.errors import StoreError
+from bibwatch.loops import Loop
+
+
+class Once(Loop):
+    """Does one piece of work."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__("once", threading.Event())
+        self.action = action
+        self.tidy = False
+
+    def work(self) -> None:
+        self.insist(self.action)
+
+    def ended(self) -> None:
+        self.tidy = True
+
+
+def fails(times: int, error: Exception) -> Callable[[], str]:
+    """Return an action that fails so often, and then works."""
+    left = [error] * times
+
+    def action() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    return action
+
+
+def test_insist_waits_for_the_database() -> None:
+    loop = Once(fails(1, StoreError("locked")))
+    assert loop.insist(loop.action) == "done"
+    assert loop.beats == 1
+
+
+def test_insist_ends_with_a_stop() -> None:
+    """A database that never comes back does not keep the daemon from stopping."""
+    loop = Once(fails(1000, StoreError("gone")))
+    loop.stop.set()
+    with pytest.raises(StoreError):
+        loop.insist(loop.action)
+
+
+def test_insist_repeats_nothing_else() -> None:
+    loop = Once(fails(1, ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        loop.insist(loop.action)
+
+
+def test_a_fault_is_kept_and_the_end_is_tidy() -> None:
+    loop = Once(fails(1, ValueError("a bug")))
+    loop.start()
+    assert loop.join(10)
+    assert isinstance(loop.failure, ValueError)
+    assert loop.tidy
+
+
+def test_the_watchdog_is_fed_only_when_every_loop_has_progressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One loop that hangs is enough to starve it."""
+    monkeypatch.setenv("WATCHDOG_USEC", "1")
+    loops: list[Loop] = [Once(str), Once(str)]
+    feeder = Feeder(loops)
+    assert feeder.feed()
+    assert not feeder.feed()
+    loops[0].beat()
+    assert not feeder.feed()
+    loops[1].beat()
+    assert feeder.feed()
+
+
+def test_without_a_watchdog_nothing_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")  # meant for another process
+    assert not Feeder([]).feed()
