@@ -50,5 +50,5 @@ clean: ## remove what make has made
 	touch $@
 
 .venv/.developer: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,heif]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,heif,postgres]'
 	touch $@ .venv/.user

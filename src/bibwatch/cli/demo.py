@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUNNERS = (("1042",), ("0317", "88"), ("2456",), ("M10151",), ("731", "1980", "645"), ("5208",))
 # The first query of docs/sql.md.
 QUERY = """\
-SELECT bib, count(*) AS photos, min(captured_at) AS first_seen, round(max(confidence), 3) AS confidence
+SELECT bib, count(*) AS photos, min(captured_at) AS first_seen, max(confidence) AS confidence
 FROM bib_results WHERE verdict = 'accepted' GROUP BY bib ORDER BY first_seen, bib"""
 
 
@@ -40,7 +40,7 @@ def command(*, folder: Path | None, timeout: float) -> None:
     place = _fresh(folder)
     camera, database = place / "finish", place / "bibwatch.db"
     camera.mkdir()
-    console.print(f"Starting [bold]bibwatch run[/bold] on {camera}")
+    console.print(f"Starting [bold]bibwatch run[/bold] on {camera}", soft_wrap=True)
     with (place / "bibwatch.log").open("wb") as log:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "bibwatch", "run", "--camera", f"finish={camera}"],
@@ -57,9 +57,9 @@ def command(*, folder: Path | None, timeout: float) -> None:
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(30)
-    console.print(f"\n[bold]sqlite3 {database}[/bold]\n{QUERY};\n")
+    console.print(f"\n[bold]sqlite3 {database}[/bold]\n{QUERY};\n", soft_wrap=True)
     console.print(_table(database))
-    console.print(f"The database is {database}, the daemon's log {place / 'bibwatch.log'}")
+    console.print(f"The database is {database}, the daemon's log {place / 'bibwatch.log'}", soft_wrap=True)
 
 
 def _fresh(folder: Path | None) -> Path:

@@ -126,7 +126,13 @@ class Database:
         self._locked = file
 
     def locked_elsewhere(self) -> bool:
-        """Tell whether a daemon works on this SQLite database now."""
+        """Tell whether a daemon works on this database now."""
+        if self.file is None:
+            with self.read() as connection:  # given back with the transaction
+                free = connection.execute(
+                    text("SELECT pg_try_advisory_xact_lock_shared(:key)"), {"key": _ADVISORY_LOCK}
+                ).scalar()
+            return not free
         try:
             with self._lock_file.open("rb") as file:
                 return not _flock(file, fcntl.LOCK_SH)

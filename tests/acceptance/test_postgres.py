@@ -1,0 +1,66 @@
+"""The same daemon on a real PostgreSQL server, where there is one on this machine."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not SERVERS, reason="no PostgreSQL server on this machine")]
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Start a fresh server on a socket of its own; give its URL. PostgreSQL refuses to run as root."""
+    place = Path(tempfile.mkdtemp(prefix="bibwatch-pg-"))
+    user = "postgres" if os.geteuid() == 0 else None
+    if user:
+        os.chown(place, pwd.getpwnam(user).pw_uid, -1)
+    programs = SERVERS[-1].parent
+
+    def run(*command: str) -> None:
+        subprocess.run(command, user=user, cwd=place, check=True, stdout=subprocess.DEVNULL)
+
+    run(str(programs / "initdb"), "--auth=trust", "--username=bibwatch", "-D", str(place / "data"))
+    options = f"-k {place} -c listen_addresses=''"
+    try:
+        run(str(programs / "pg_ctl"), "-D", str(place / "data"), "-l", str(place / "log"), "-o", options, "-w", "start")
+        yield f"postgresql://bibwatch@/postgres?host={place}"
+    finally:
+        run(str(programs / "pg_ctl"), "-D", str(place / "data"), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(place)
+
+
+def test_postgresql_holds_the_same_record(site: Any, draw: Callable[..., bytes], server: str) -> None:
+    """Read once, nothing twice, the same views, the same lock."""
+    import psycopg
+
+    site.environment["BIBWATCH_DATABASE_URL"] = server
+    (site.camera / "a.jpg").write_bytes(draw("0042", "M10151"))
+    (site.camera / "b.jpg").write_text("not a photo")
+    for _ in range(2):
+        ran = site.bibwatch("run", "--once")
+        assert ran.returncode == 0, ran.stderr
+    assert '"photos_read": 0' in ran.stderr
+    with psycopg.connect(server) as connection:
+        rows = connection.execute("SELECT bib, verdict FROM bib_results ORDER BY bib").fetchall()
+        for page in (ROOT / "README.md", ROOT / "docs" / "sql.md"):
+            for block in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL):
+                connection.execute(block)
+        states = connection.execute("SELECT state, count(*) FROM image_status GROUP BY state ORDER BY state").fetchall()
+    assert rows == [("0042", "accepted"), ("M10151", "accepted")]
+    assert states == [("done", 1), ("undecodable", 1)]
+    assert "not running" in site.bibwatch("status").stdout
+    site.start()
+    assert "bibwatch is running" in site.bibwatch("status").stdout
+    assert site.bibwatch("run", "--once").returncode == 75
