@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-_TAIL = 65_536  # bytes searched for the end of a JPEG that has a maker's trailer after it
 _PAGE = 4096  # zeros at the end that are more than padding
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xff\xd9"
 _BOX_HEADER = 8  # bytes: length and kind of an ISO-BMFF box
 
 
@@ -42,17 +42,24 @@ def is_complete(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> bool:
-    body = data.rstrip(b"\0")
-    if body.endswith(b"\xff\xd9"):
-        return True
-    # A long run of zeros at the end is reserved space, whatever marker an embedded preview left before it.
-    return len(data) - len(body) < _PAGE and b"\xff\xd9" in body[-_TAIL:]
+    # Segments carry their length, so the end of a thumbnail in one of them is not taken for the photo's own end.
+    # Inside the picture's data ff d9 is the end and nothing else; what follows it is padding or a maker's trailer.
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker == _START_OF_SCAN:
+            return _END_OF_IMAGE in data[position:]
+        position += 1 if marker == b"\xff" else 2 + int.from_bytes(data[position + 2 : position + 4])
+    # It is cut, or reserved, inside the header; a header of another kind is for the decoder to judge.
+    return any(data[position : position + _PAGE])
 
 
 def _png(data: bytes) -> bool:
     position = 8
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4])
+        if not data[position + 4 : position + 8].isalpha():
+            return False
         position += 12 + length
         if data[position - length - 8 : position - length - 4] == b"IEND":
             return position <= len(data)
@@ -61,21 +68,25 @@ def _png(data: bytes) -> bool:
 
 def _webp(data: bytes) -> bool:
     end: int = 8 + int.from_bytes(data[4:8], "little")
-    return len(data) >= end and any(data[-_PAGE:])
+    return len(data) >= end and any(data[max(0, end - _PAGE) : end])
 
 
 def _heif(data: bytes) -> bool:
-    position = 0
-    while position + 8 <= len(data):
+    position, kinds = 0, set[bytes]()
+    while position + _BOX_HEADER <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
+        if not any(kind):  # padding, or space not yet written
+            break
         if length == 1 and position + 16 <= len(data):
             (length,) = struct.unpack_from(">Q", data, position + 8)
-        if length == 0:  # the box runs to the end of the file
-            return bool(kind.strip(b"\0"))
+        elif length == 0:  # the box runs to the end of the file
+            length = len(data) - position
         if length < _BOX_HEADER:
             return False
         position += length
-    return position == len(data)
+        kinds.add(kind)
+    whole = {b"meta", b"mdat"} <= kinds and position <= len(data)
+    return whole and any(data[max(0, position - _PAGE) : position])
 
 
 _CHECKS: dict[str, Callable[[bytes], bool]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "HEIF": _heif}

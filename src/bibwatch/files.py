@@ -20,7 +20,7 @@ from bibwatch.errors import (
 )
 
 _GONE = {errno.ENOENT, errno.ENOTDIR}
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never block on a FIFO named x.jpg
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # never block on a FIFO named x.jpg
 
 
 class Stat(NamedTuple):
@@ -46,17 +46,20 @@ def read(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
     Raises the PhotoError that fits: gone, unreadable, changed (against `expected` or while read), empty, oversized.
     """
     try:
-        fd = os.open(path, _FLAGS)
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            before = os.fstat(fd)
+        with open(path, "rb", buffering=0, opener=_open) as file:  # Path.open takes no opener
+            before = os.fstat(file.fileno())
             _refuse(before, expected, max_bytes)
             data = file.readall()
-            after = Stat.of(os.fstat(fd))
+            after = Stat.of(os.fstat(file.fileno()))
     except OSError as exc:
         raise _error_for(exc) from exc
     if after != Stat.of(before) or len(data) != after.size:
         raise PhotoChangedError("changed while it was read; waiting for it to settle")
     return data
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | _FLAGS)
 
 
 def _refuse(found: os.stat_result, expected: Stat | None, max_bytes: int) -> None:

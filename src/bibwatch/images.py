@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from bibwatch import containers
@@ -28,9 +28,18 @@ from bibwatch.errors import (
 # Our own limit (ImageLimits.max_pixels) replaces Pillow's, which warns at 89 megapixels: a 102 MP photo is normal.
 Image.MAX_IMAGE_PIXELS = None
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")  # MPO, a JPEG with further pictures, opens as JPEG
 _WHITE_8, _WHITE_16 = 255, 65535
-_SWAPPED = {5, 6, 7, 8}  # EXIF orientations that turn the picture on its side
+_TURN = {  # EXIF orientation: what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPED = {5, 6, 7, 8}  # the orientations that turn the picture on its side
+_MAGIC = 12  # bytes that tell the format
 
 
 class ImageLimits(BaseModel):
@@ -57,7 +66,7 @@ class Photo:
     @property
     def scale(self) -> float:
         """Full-size pixels per pixel of `image`."""
-        return self.width / self.image.width
+        return max(self.width, self.height) / max(self.image.size)
 
 
 def sha256(data: bytes) -> str:
@@ -86,7 +95,9 @@ def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None)
     if kind is None:
         if containers.is_blank(data):
             raise PhotoIncompleteError("only zeros yet (space reserved, not written); waiting for the rest")
-        raise PhotoUndecodableError(f"not a photo: the file starts with {data[:12]!r}")
+        if len(data) < _MAGIC:
+            raise PhotoIncompleteError(f"{len(data)} bytes, too few to tell what it is; waiting for the rest")
+        raise PhotoUndecodableError(f"not a photo: the file starts with {data[:_MAGIC]!r}")
     if kind == "HEIF" and not heif_supported():
         raise PhotoUnsupportedError("a HEIF photo; to read them: pip install 'bibwatch[heif]'")
     with warnings.catch_warnings():
@@ -97,7 +108,7 @@ def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None)
 
 def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | None) -> Photo:
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=(kind,))
     except Exception as exc:
         raise _broken(data, kind, exc) from exc
     with image:
@@ -107,8 +118,10 @@ def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | Non
         if not containers.is_complete(data):
             raise PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes); waiting for the rest")
         try:
-            orientation, captured_at = _exif(image)
-            picture = _upright_rgb(image, orientation, longest_side)
+            picture = _rgb(image, longest_side)
+            orientation, captured_at = _exif(image)  # after the decoding: a decoder that turns the picture says so here
+            if orientation in _TURN:
+                picture = picture.transpose(_TURN[orientation])
         except Exception as exc:
             raise _broken(data, kind, exc) from exc
     if orientation in _SWAPPED:
@@ -124,7 +137,7 @@ def _broken(data: bytes, kind: str, exc: Exception) -> PhotoIncompleteError | Ph
     return PhotoUndecodableError(f"a broken {kind} ({reason})")
 
 
-def _upright_rgb(image: Image.Image, orientation: int, longest_side: int | None) -> Image.Image:
+def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
     width, height = image.size
     if longest_side and max(width, height) > longest_side:
         factor = longest_side / max(width, height)
@@ -135,13 +148,12 @@ def _upright_rgb(image: Image.Image, orientation: int, longest_side: int | None)
     else:
         image.load()
         image = to_rgb(image)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(image)
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, whatever its mode; transparent parts become white, 16 bit become 8."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode[0] in "IF":  # one channel of 16 or 32 bits
         values = image.convert("F")

@@ -96,17 +96,19 @@ class Camera(Loop):
         polled = self._watch == "poll" or (self._watch == "auto" and mounts.is_polled(Path(self._folder)))
         self._settling.trust_ctime = not polled
         trouble: list[str] = []
+        unlisted: list[str] = []
         self._keep_watching(polled, trouble)
         waiting = self._ledger_waiting()
         try:
-            seen = self._record(scanning.walk(self._folder, trouble.append), hints, waiting)
+            seen = self._record(scanning.walk(self._folder, unlisted.append), hints, waiting)
         except FileNotFoundError:
             self._note("missing", "the folder does not exist; waiting for it")
         except OSError as exc:
             self._note("unreadable", f"the folder cannot be listed: {exc.strerror}")
         else:
-            self._miss(seen, waiting)
-            self._note("watching" if self._hinter else "polling", "; ".join(trouble) or None)
+            if not unlisted:
+                self._miss(seen, waiting)
+            self._note("watching" if self._hinter else "polling", "; ".join(trouble + unlisted) or None)
         before = iso(datetime.now(UTC) - timedelta(seconds=_UNREADABLE_SECONDS))
         if self.insist(lambda: self._ledger.retry_unreadable(before)):
             self._news.set()
@@ -162,7 +164,7 @@ class Camera(Loop):
             if was is not None:
                 seen.add(path)
             now_paired = ends_as is State.PAIRED and path in self._lone_raw
-            if self._known.get(path) == stat and was is not State.GONE and not now_paired:
+            if self._known.get(path) == stat and was not in {State.GONE, State.SETTLING} and not now_paired:
                 continue
             if ends_as is not None:
                 self._known[path] = stat

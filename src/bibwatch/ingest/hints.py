@@ -72,7 +72,9 @@ class Hinter(FileSystemEventHandler):
     @property
     def alive(self) -> bool:
         """Whether events of the folder that is there now would be seen."""
-        return self._observer.is_alive() and _identity(self._folder) == self._identity
+        # ext4 gives a folder made anew its old inode number; watchdog's emitter has ended with the old one.
+        threads = (self._observer, *self._observer.emitters)
+        return all(thread.is_alive() for thread in threads) and _identity(self._folder) == self._identity
 
     def wait(self, seconds: float) -> None:
         """Wait for news, at most so long."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _POLLED = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "smb2", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "ncpfs",
-     "davfs", "vboxsf", "vmhgfs", "prl_fs", "virtiofs", "drvfs", "fuse", "fuseblk.sshfs"}
+     "davfs", "vboxsf", "vmhgfs", "prl_fs", "virtiofs", "drvfs", "fuse"}
 )  # fmt: skip
 
 

@@ -9,11 +9,10 @@ import re
 from enum import Enum, auto
 from pathlib import PurePath
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif"})
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif", ".hif"})
 RAW_SUFFIXES = frozenset(
     {".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw", ".3fr"}
 )
-_TEMPORARY_SUFFIXES = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".upload", ".swp", "~")
 _IGNORED_FOLDERS = frozenset(
     {"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found"}
 )
@@ -28,18 +27,27 @@ class Kind(Enum):
 
 
 def kind_of(name: str) -> Kind:
-    """Tell what a file is by its name: hidden, temporary and sidecar files are OTHER.
+    """Tell what a file is by its name: hidden, temporary (`X.JPG.part`, `X.JPG.filepart`) and sidecar files are OTHER.
 
     `IMG_1.JPG.1` is a photo: pure-ftpd's AutoRename writes a second `IMG_1.JPG` so.
     """
-    if name.startswith(".") or name.endswith(_TEMPORARY_SUFFIXES):  # .in.X. .pureftpd-upload.X .sftpgo-upload.X ._X
+    if name.startswith("."):  # .in.X. .pureftpd-upload.X .sftpgo-upload.X ._X
         return Kind.OTHER
-    suffix = PurePath(re.sub(r"\.\d{1,3}$", "", name)).suffix.lower()
+    suffix = _original(name).suffix.lower()
     if suffix in PHOTO_SUFFIXES:
         return Kind.PHOTO
     return Kind.RAW if suffix in RAW_SUFFIXES else Kind.OTHER
 
 
+def stem_of(name: str) -> str:
+    """Return what the two files of a RAW+JPEG pair have in common."""
+    return _original(name).stem.lower()
+
+
 def is_ignored_folder(name: str) -> bool:
     """Tell whether a folder holds no camera's photos: hidden ones, thumbnails, trash."""
     return name.startswith(".") or name in _IGNORED_FOLDERS
+
+
+def _original(name: str) -> PurePath:
+    return PurePath(re.sub(r"\.\d{1,3}$", "", name))

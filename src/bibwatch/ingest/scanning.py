@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from bibwatch.files import Stat
-from bibwatch.ingest.names import Kind, is_ignored_folder, kind_of
+from bibwatch.ingest.names import Kind, is_ignored_folder, kind_of, stem_of
 from bibwatch.states import State
 
 
@@ -50,11 +50,13 @@ def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
         waiting += [
             entry.path for entry in entries if not is_ignored_folder(entry.name) and entry.is_dir(follow_symlinks=False)
         ]
-        yield from _photos(entries)
+        yield from _photos(entries, on_trouble)
 
 
 def look(folder: str, path: str) -> Entry | None:
     """Return the photo at `path` in `folder`, if a walk would find it; RAW photos and links are left to the walk."""
+    if not path.startswith(folder.rstrip("/") + "/"):  # the kernel tells of the folder itself too
+        return None
     *above, name = PurePath(path).relative_to(folder).parts
     if kind_of(name) is not Kind.PHOTO or any(map(is_ignored_folder, above)):
         return None
@@ -67,20 +69,23 @@ def look(folder: str, path: str) -> Entry | None:
     return Entry(path, Stat.of(found))
 
 
-def _photos(entries: list[os.DirEntry[str]]) -> Iterator[Entry]:
+def _photos(entries: list[os.DirEntry[str]], on_trouble: Callable[[str], None]) -> Iterator[Entry]:
     kinds = {entry.name: kind_of(entry.name) for entry in entries}
-    stems = {PurePath(name).stem.lower() for name, kind in kinds.items() if kind is Kind.PHOTO}
+    stems = {stem_of(name) for name, kind in kinds.items() if kind is Kind.PHOTO}
     for entry in entries:
         kind = kinds[entry.name]
         if kind is Kind.OTHER:
             continue
         try:
             found = entry.stat(follow_symlinks=False)
-        except OSError:  # it went while we looked
+        except FileNotFoundError:  # it went while we looked
             continue
+        except OSError as exc:
+            on_trouble(f"cannot look into {PurePath(entry.path).parent}: {exc.strerror}")
+            return
         if stat.S_ISLNK(found.st_mode):
             yield Entry(entry.path, Stat.of(found), *_LINK)
         elif stat.S_ISREG(found.st_mode):
-            paired = PurePath(entry.name).stem.lower() in stems
+            paired = stem_of(entry.name) in stems
             ends_as = () if kind is Kind.PHOTO else _PAIRED if paired else _LONE_RAW
             yield Entry(entry.path, Stat.of(found), *ends_as)

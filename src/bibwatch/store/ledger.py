@@ -160,6 +160,7 @@ class Ledger:
 
     def note_camera(self, name: str, path: str, state: str, error: str | None) -> None:
         """Record how a camera's folder is."""
+        error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
         statement = self._insert(cameras).values(row)
         with self._database.write() as connection:
