@@ -17,6 +17,7 @@ from bibwatch.errors import (
     PhotoGoneError,
     PhotoOversizedError,
     PhotoUnreadableError,
+    PhotoUnsupportedError,
 )
 
 _GONE = {errno.ENOENT, errno.ENOTDIR}
@@ -78,5 +79,5 @@ def _error_for(exc: OSError) -> PhotoError:
     if exc.errno in _GONE:
         return PhotoGoneError(f"vanished before it was read ({reason})")
     if exc.errno == errno.ELOOP:
-        return PhotoUnreadableError("a symbolic link; links are not followed")
+        return PhotoUnsupportedError("a symbolic link; links are not followed")
     return PhotoUnreadableError(f"cannot be read ({reason})")

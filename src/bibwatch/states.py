@@ -22,6 +22,7 @@ class State(StrEnum):
     UNDECODABLE = "undecodable"
     OVERSIZED = "oversized"
     UNSUPPORTED = "unsupported"
+    RAW = "raw"
     PAIRED = "paired"
     FAILED = "failed"
 
@@ -37,7 +38,8 @@ MEANING: dict[State, str] = {
     State.GONE: "vanished before it was read; taken if it comes back",
     State.UNDECODABLE: "not a picture, or a broken one; taken again if it changes, or on `bibwatch retry`",
     State.OVERSIZED: "over `images.max_pixels` or `images.max_bytes`; as for `undecodable`",
-    State.UNSUPPORTED: "a photo this installation cannot read (RAW with no JPEG, HEIF with no library)",
+    State.UNSUPPORTED: "a photo this installation cannot read: HEIF with no library for it; a link",
+    State.RAW: "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG",
     State.PAIRED: "a RAW photo whose JPEG is read instead",
     State.FAILED: "the model failed on it `pipeline.max_attempts` times; `bibwatch retry` tries again",
 }
@@ -64,11 +66,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.SETTLING: _CHANGED | {State.GONE},
     State.READY: _CHANGED | {State.READING},
     State.READING: _CHANGED | OUTCOMES | {State.DONE},
-    State.PAIRED: frozenset({State.UNSUPPORTED}),
+    State.RAW: frozenset({State.RAW, State.PAIRED}),
+    State.PAIRED: frozenset({State.RAW, State.PAIRED}),
     **dict.fromkeys(OUTCOMES | {State.DONE}, _CHANGED),
-    State.UNSUPPORTED: _CHANGED | {State.PAIRED},
     **dict.fromkeys((State.EMPTY, State.INCOMPLETE, State.UNREADABLE), _CHANGED | {State.GONE}),
 }
 
-# Nothing more happens to these until the file changes or a person acts.
-TROUBLE = frozenset(OUTCOMES)
+# What a person may have tried again.
+TROUBLE = OUTCOMES

@@ -472,7 +472,7 @@ def test_a_file_in_a_subfolder_that_cannot_be_listed_has_not_gone(
 
 def test_a_raw_alone_is_unsupported_until_its_jpeg_arrives(rig: Rig) -> None:
     rig.put("IMG_1.CR3")
-    assert rig.scan() == rig.scan() == {"IMG_1.CR3": State.UNSUPPORTED}
+    assert rig.scan() == rig.scan() == {"IMG_1.CR3": State.RAW}
     rig.put("IMG_1.JPG")
     assert rig.scan() == rig.scan() == {"IMG_1.CR3": State.PAIRED, "IMG_1.JPG": State.READY}
     assert rig.finish() == ["IMG_1.JPG"]

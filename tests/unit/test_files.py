@@ -20,6 +20,7 @@ from bibwatch.errors import (
     PhotoGoneError,
     PhotoOversizedError,
     PhotoUnreadableError,
+    PhotoUnsupportedError,
 )
 from bibwatch.files import Stat
 
@@ -98,13 +99,13 @@ def test_a_file_that_is_not_there(photo: Path, name: str) -> None:
 def test_a_link_is_not_followed(photo: Path) -> None:
     link = photo.with_name("link.jpg")
     link.symlink_to(photo)
-    with pytest.raises(PhotoUnreadableError, match="link"):
+    with pytest.raises(PhotoUnsupportedError, match="link"):
         read(link)
 
 
 def test_a_link_round_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").symlink_to(tmp_path / "x.jpg")
-    with pytest.raises(PhotoUnreadableError, match="link"):
+    with pytest.raises(PhotoUnsupportedError, match="link"):
         read(tmp_path / "x.jpg")
 
 
@@ -168,7 +169,7 @@ def test_a_file_in_a_closed_folder_is_unreadable_not_gone(tmp_path: Path, monkey
         (errno.EMFILE, PhotoUnreadableError),
         (errno.ENOENT, PhotoGoneError),
         (errno.ENOTDIR, PhotoGoneError),
-        (errno.ELOOP, PhotoUnreadableError),
+        (errno.ELOOP, PhotoUnsupportedError),
     ],
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
 )

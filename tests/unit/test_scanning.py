@@ -78,7 +78,7 @@ def test_the_camera_folder_itself_may_have_any_name(tmp_path: Path) -> None:
 def test_a_lone_raw_is_unsupported_with_advice(tmp_path: Path) -> None:
     put(tmp_path, "IMG_0001.CR3")
     (entry,) = scanning.walk(str(tmp_path), pytest.fail)
-    assert entry.ends_as is State.UNSUPPORTED
+    assert entry.ends_as is State.RAW
     assert "RAW+JPEG" in str(entry.reason)
 
 
@@ -94,7 +94,7 @@ def test_a_raw_with_its_jpeg_is_paired(tmp_path: Path, raw: str, photo: str) -> 
 @pytest.mark.parametrize("photo", ["IMG_0002.JPG", "other/IMG_0001.JPG", ".in.IMG_0001.JPG.", "IMG_0001.JPG.part"])
 def test_a_raw_is_not_paired_with_another_photo(tmp_path: Path, photo: str) -> None:
     put(tmp_path, "IMG_0001.CR3", photo)
-    assert scan(tmp_path)["IMG_0001.CR3"] is State.UNSUPPORTED
+    assert scan(tmp_path)["IMG_0001.CR3"] is State.RAW
 
 
 def test_a_renamed_pair_is_paired(tmp_path: Path) -> None:

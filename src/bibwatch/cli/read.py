@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,7 @@ def _photo(path: str, settings: Settings, stage: Stage[Any]) -> Photo | str:
     from bibwatch.errors import PhotoError
 
     try:
-        data = files.read(path, max_bytes=settings.images.max_bytes)
+        data = files.read(os.path.realpath(path), max_bytes=settings.images.max_bytes)
         return images.decode(data, limits=settings.images, longest_side=stage.longest_side)
     except PhotoError as exc:
         return f"{exc.state}: {exc}"

@@ -16,7 +16,7 @@ from bibwatch.cli.options import as_json, for_database, open_ledger, settings_fr
 def command(*, as_json: bool, config: Path | None, database: str | None) -> None:
     """Show how many files are in each state, the oldest of each, and the camera folders."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from bibwatch.states import MEANING, State
 
@@ -31,11 +31,11 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
         return
     console = Console()
     console.print("bibwatch is running" if running else "bibwatch is [bold]not running[/bold]")
-    table = Table("camera", "folder", "state", "trouble", "since")
+    table = Table("camera", Column("folder", overflow="fold"), "state", "trouble", "since")
     for row in cameras:
         table.add_row(row["name"], row["path"], row["state"], row["error"] or "", row["updated_at"])
     console.print(table)
-    table = Table("state", "files", "oldest", "since", "why")
+    table = Table("state", "files", Column("oldest", overflow="fold"), "since", "why")
     for state in State:
         if number := counts.get(state, 0):
             row = oldest.get(state, {})

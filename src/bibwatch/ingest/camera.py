@@ -88,7 +88,7 @@ class Camera(Loop):
     def load(self) -> None:
         """Learn from the ledger what was seen before."""
         self._known = self._ledger.settled(self.camera)
-        self._lone_raw = self._ledger.paths(self.camera, State.UNSUPPORTED)
+        self._lone_raw = self._ledger.paths(self.camera, State.RAW)
 
     def scan(self, hints: Hints = NO_HINTS) -> None:
         """Look at everything in the folder. Watching begins before looking, so that nothing falls between."""
@@ -168,7 +168,7 @@ class Camera(Loop):
                 continue
             if ends_as is not None:
                 self._known[path] = stat
-                (self._lone_raw.add if ends_as is State.UNSUPPORTED else self._lone_raw.discard)(path)
+                (self._lone_raw.add if ends_as is State.RAW else self._lone_raw.discard)(path)
                 yield Sighting(path, stat, ends_as, reason)
             elif self._settling.is_settled(path, stat, closed=path in hints.closed):
                 self._known[path] = stat

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     reason: str | None = None
 
 
-_LONE_RAW = (State.UNSUPPORTED, "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG")
+_LONE_RAW = (State.RAW, "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG")
 _PAIRED = (State.PAIRED, "its JPEG is read instead")
 _LINK = (State.UNSUPPORTED, "a symbolic link; links are not followed")
 

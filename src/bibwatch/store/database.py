@@ -18,11 +18,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from bibwatch.errors import AlreadyRunningError, ConfigurationError, StoreError
-from bibwatch.store.schema import VIEWS
+from bibwatch.store.schema import VIEWS, metadata
 
 _BUSY_SECONDS = 10  # how long SQLite waits for another program's write before it gives up
 _LOCK_SECONDS = 1  # `bibwatch status` may hold the lock for a moment, to see whether it is free
@@ -65,6 +65,11 @@ class Database:
                 f"database {redacted(self.url)} has schema {found}, made by a newer bibwatch; upgrade bibwatch"
             )
         with self.write() as connection:
+            taken = not found and metadata.tables.keys() & set(inspect(connection).get_table_names())
+            if taken:
+                raise ConfigurationError(
+                    f"database {redacted(self.url)} is another program's: it has a table {min(taken)!r}; name a new one"
+                )
             # Views are made of the tables: they are dropped for the change and made anew from the schema.
             for name in VIEWS:
                 connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
@@ -75,7 +80,7 @@ class Database:
 
     def _revision(self) -> str | None:
         try:
-            with self.engine.connect() as connection:
+            with self.engine.connect().execution_options(writing=False) as connection:
                 return MigrationContext.configure(connection).get_current_revision()
         except DBAPIError as exc:
             raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
@@ -161,7 +166,7 @@ def sqlite_file(url: str) -> Path | None:
     try:
         parsed = make_url(url)
         name = parsed.get_backend_name()
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError) as exc:
         raise ConfigurationError("database_url is not a URL; try sqlite:////var/lib/bibwatch/bibwatch.db") from exc
     if name not in {"sqlite", "postgresql"}:
         raise ConfigurationError(f"database_url: {name} is not supported; use sqlite or postgresql")
@@ -195,6 +200,8 @@ def _engine(url: str) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
     except (ModuleNotFoundError, NoSuchModuleError) as exc:
         raise ConfigurationError(f"database_url: {exc}; for PostgreSQL: pip install 'bibwatch[postgres]'") from exc
+    except ArgumentError as exc:
+        raise ConfigurationError(f"database_url: {exc}") from exc
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin)
