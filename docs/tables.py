@@ -102,6 +102,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value is PydanticUndefined:
         return "none"
+    value = getattr(value, "pattern", value)  # of a compiled regular expression
     if isinstance(value, BaseModel):
         return f"`{value.model_dump()['kind']}`"
     return f"`{value}`".replace("|", "\\|") if value != "" else "empty"

@@ -7,9 +7,14 @@ import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from bibwatch import drawing
+
+# A busy machine is no reason to fail.
+settings.register_profile("bibwatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bibwatch")
 
 
 @pytest.fixture(autouse=True)

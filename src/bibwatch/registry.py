@@ -7,6 +7,7 @@ distribution is allowed by name, and only when something of it is asked for.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +21,7 @@ from bibwatch.presets import BUILT_IN
 from bibwatch.runtimes.base import ModelOptions, Runtime
 from bibwatch.stages.base import Stage, StageOptions
 
+_BASES: dict[str, type] = {"runtimes": Runtime, "interpreters": Interpreter, "stages": Stage}
 Table = Mapping[str, Mapping[str, Any]]
 
 
@@ -27,7 +29,7 @@ class Registry:
     """Everything that can be chosen by name in this installation and this configuration."""
 
     def __init__(self, plugins: Collection[str] = (), presets: Table | None = None, stages: Table | None = None):
-        self._allowed = {"bibwatch", *plugins}
+        self._allowed = {_canonical(name) for name in ("bibwatch", *plugins)}
         self._presets: Table = {**BUILT_IN, **(presets or {})}
         self._stages: Table = stages or {}
 
@@ -39,7 +41,7 @@ class Registry:
     @property
     def stages(self) -> list[str]:
         """The names of all stages, sorted: the kinds, and the configured ones."""
-        return sorted({*self._doors("stages"), *self._stages})
+        return sorted({*(door.name for door in self._doors("stages")), *self._stages})
 
     def model_options(self, preset: str) -> ModelOptions:
         """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
@@ -54,6 +56,8 @@ class Registry:
         table = dict(self._stages.get(name, {}))
         kind = str(table.setdefault("kind", name))
         stage: type[Stage[Any]] = self.class_of("stages", kind)
+        if "model_options" in table:
+            raise ConfigurationError(f"stages.{name}.model_options: the model is chosen with `preset`")
         table["model_options"] = self.model_options(preset)
         interpreter = table.pop("model_interpreter_options", None)
         if interpreter is not None:
@@ -91,22 +95,37 @@ class Registry:
         return {**self._inherited(str(base), (*via, preset)), **table}
 
     def class_of(self, group: str, kind: str) -> Any:
-        """Import and return the class of a kind: of `runtimes`, `interpreters` or `stages`."""
-        doors = self._doors(group)
-        if kind not in doors:
-            raise ConfigurationError(unknown(f"kind of {group[:-1]}", kind, sorted(doors)))
-        door = doors[kind]
-        try:
-            return getattr(import_module(door.module), door.attr)
-        except Exception as exc:
-            raise ConfigurationError(f"{group[:-1]} {kind} ({door.value}) cannot be imported: {exc}") from exc
+        """Import and return the class of a kind: of `runtimes`, `interpreters` or `stages`.
 
-    def _doors(self, group: str) -> dict[str, EntryPoint]:
-        return {
-            door.name: door
+        Raises ConfigurationError for a kind that is not there, is there twice, or does not work.
+        """
+        doors = [door for door in self._doors(group) if door.name == kind]
+        if not doors:
+            raise ConfigurationError(
+                unknown(f"kind of {group[:-1]}", kind, sorted({door.name for door in self._doors(group)}))
+            )
+        door = doors[0]
+        if len(doors) > 1:
+            raise ConfigurationError(f"{group[:-1]} {kind} is there twice: {', '.join(each.value for each in doors)}")
+        try:
+            found = getattr(import_module(door.module), door.attr)
+        except (Exception, SystemExit) as exc:
+            raise ConfigurationError(f"{group[:-1]} {kind} ({door.value}) cannot be imported: {exc}") from exc
+        if not (isinstance(found, type) and issubclass(found, _BASES[group])):
+            raise ConfigurationError(f"{group[:-1]} {kind} ({door.value}) is no {_BASES[group].__name__}")
+        return found
+
+    def _doors(self, group: str) -> list[EntryPoint]:
+        return [
+            door
             for door in entry_points(group=f"bibwatch.{group}")
-            if door.dist is not None and door.dist.name in self._allowed
-        }
+            if door.dist is not None and _canonical(door.dist.name) in self._allowed
+        ]
+
+
+def _canonical(distribution: str) -> str:
+    """Write a distribution's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _validate(

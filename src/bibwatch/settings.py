@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +40,19 @@ class CameraSettings(_Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # links are kept as written
+        try:
+            absolute = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # links are kept as written
+            absolute.resolve(), absolute.is_dir()
+        except (OSError, RuntimeError) as exc:  # a name too long, a link to itself, an unknown ~user
+            raise ValueError(f"{path} cannot be a folder: {getattr(exc, 'strerror', None) or exc}") from exc
+        return absolute
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _named(cls, path: object) -> object:
+        if path == "":
+            raise ValueError("empty; name a folder")
+        return path
 
 
 class IngestSettings(_Section):
@@ -189,24 +200,31 @@ def _check_environment(environment: Mapping[str, str]) -> None:
         names = variable[len(PREFIX) :].lower().split("__")
         for depth, name in enumerate(names):
             known = _names_at(names[:depth])
-            if known is not None and name not in known:
-                known_variables = [PREFIX + "__".join([*names[:depth], each]).upper() for each in known]
-                raise ConfigurationError(unknown("environment variable", variable, known_variables))
+            if known is None or name in known:
+                continue
+            if not known:
+                raise ConfigurationError(
+                    f"unknown environment variable {variable!r}: nothing is set below {_as(names[:depth])}"
+                )
+            word = _as(names[: depth + 1])
+            raise ConfigurationError(
+                unknown("environment variable", variable, [_as([*names[:depth], each]) for each in known], word)
+            )
 
 
-def _names_at(place: Collection[int | str]) -> Collection[str] | None:
+def _as(names: Sequence[str]) -> str:
+    return PREFIX + "__".join(names).upper()
+
+
+def _names_at(place: Sequence[int | str]) -> Collection[str] | None:
     """Return the setting names allowed at a place in the tree; None where any name is."""
-    model: Any = Settings
+    kind: Any = Settings
     for step in place:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            field = model.model_fields.get(str(step))
-            model = field.annotation if field else None
-        elif typing.get_origin(model) is dict:
-            model = typing.get_args(model)[1]
-        else:
-            return None
-        if isinstance(model, types.UnionType):
-            model = None
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return None
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(step))
+            kind = field.annotation if field else Any
+        elif typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return None if kind is Any or typing.get_origin(kind) is dict else ()

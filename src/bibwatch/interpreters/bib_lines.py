@@ -7,9 +7,10 @@ does not know which of them to trust.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
 from bibwatch.runtimes.base import Prediction, TextLine
@@ -19,19 +20,11 @@ class BibLinesOptions(InterpreterOptions):
     """Which lines of text are bibs."""
 
     kind: Literal["bib_lines"] = "bib_lines"
-    pattern: str = Field(
-        default=r"\d{2,5}|[A-Z]\d{3,5}", description="Regular expression for a whole bib, in capitals, without spaces."
+    pattern: re.Pattern[str] = Field(
+        default=re.compile(r"\d{2,5}|[A-Z]\d{3,5}"),
+        description="Regular expression for a whole bib, in capitals, without spaces.",
     )
     min_confidence: float = Field(default=0.85, ge=0, le=1, description="Lines less sure than this are not bibs.")
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as exc:
-            raise ValueError(f"not a regular expression: {exc}") from exc
-        return pattern
 
 
 class BibLines(Interpreter[BibLinesOptions, tuple[Bib, ...]]):
@@ -48,7 +41,10 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Bib, ...]]):
         return tuple(surest.values())
 
     def _bib(self, line: TextLine) -> Bib | None:
-        text = re.sub(r"\s+", "", line.text).upper()
-        if line.score < self.options.min_confidence or not re.fullmatch(self.options.pattern, text):
+        # Full-width digits are digits; other scripts' digits would be a bib that no query finds.
+        text = re.sub(r"\s+", "", unicodedata.normalize("NFKC", line.text)).upper()
+        foreign = any(sign.isdigit() and not sign.isascii() for sign in text)
+        sure = line.score >= self.options.min_confidence
+        if foreign or not sure or not self.options.pattern.fullmatch(text):
             return None
         return Bib(text, min(1.0, line.score), line.box)

@@ -29,8 +29,9 @@ class BibNumberOptions(StageOptions):
     accept_confidence: float = Field(
         default=0.95, ge=0, le=1, description="Readings less sure than this are for review."
     )
-    doubtful: str = Field(
-        default=r"(19|20)\d\d", description="Numbers of this form are for review: they are years on banners too."
+    doubtful: re.Pattern[str] = Field(
+        default=re.compile(r"(19|20)\d\d"),
+        description="Numbers of this form are for review: they are years on banners too.",
     )
     edge: float = Field(
         default=0.005,
@@ -54,7 +55,7 @@ class BibNumber(Stage[BibNumberOptions]):
         box = bib.box.scaled(photo.scale) if bib.box else None
         doubts = (
             bib.confidence < self.options.accept_confidence,
-            bool(re.fullmatch(self.options.doubtful, bib.text)),
+            bool(self.options.doubtful.fullmatch(bib.text)),
             box is not None and self._at_edge(photo, box),
         )
         return Reading(bib.text, bib.confidence, Verdict.REVIEW if any(doubts) else Verdict.ACCEPTED, box)

@@ -1,0 +1,286 @@
+"""The registry: built-ins and plugins by the same door, names in words, and what makes one reader another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from bibwatch.errors import ConfigurationError
+from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.registry import Registry, unknown
+from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
+from bibwatch.stages.bib_number import BibNumber
+
+_GOOD = """
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Literal
+
+    from bibwatch.runtimes.base import ModelOptions, Prediction, Runtime
+
+    Path(__file__).with_suffix(".imported").touch()
+
+
+    class Options(ModelOptions):
+        kind: Literal["{kind}"] = "{kind}"
+        wisdom: int = 1
+
+
+    class Plugin(Runtime[Options]):
+        options_type = Options
+
+        def load(self) -> None:
+            pass
+
+        def predict_batch(self, images, prompt, *, constraint=None) -> Iterator[Prediction]:
+            return (Prediction(text="42") for _ in images)
+
+        def close(self) -> None:
+            pass
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a distribution on sys.path that brings a runtime; return the file that its import makes."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(name: str, kind: str, source: str = _GOOD, *, target: str = "Plugin", group: str = "runtimes") -> Path:
+        module = f"plugin_{name.replace('-', '_')}"
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(dedent(source).replace("{kind}", kind))
+        info = tmp_path / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[bibwatch.{group}]\n{kind} = {module}:{target}\n")
+        return tmp_path / f"{module}.imported"
+
+    return install
+
+
+def fingerprint(
+    preset: dict[str, Any] | None = None, stage: dict[str, Any] | None = None, *, name: str = "mine"
+) -> str:
+    """Hash the options of a stage with a preset, as config.toml would give them."""
+    registry = Registry(presets={name: {"kind": "vision_ocr", **(preset or {})}}, stages={"bib_number": stage or {}})
+    return registry.stage("bib_number", name).options.fingerprint()
+
+
+# What there is
+
+
+def test_built_ins_come_by_the_door_of_plugins() -> None:
+    stage = Registry().stage("bib_number", "rapidocr")
+    assert (type(stage), type(stage.runtime), type(stage.interpreter)) == (BibNumber, OcrRuntime, BibLines)
+    assert stage.options.model_options == OcrOptions(name="rapidocr")
+
+
+def test_names_are_sorted() -> None:
+    registry = Registry(presets={"zz": {}, "aa": {}}, stages={"zz": {}, "aa": {}})
+    assert registry.presets == sorted(registry.presets)
+    assert registry.stages == sorted(registry.stages)
+    assert {"aa", "zz", "rapidocr"} <= set(registry.presets)
+    assert {"aa", "zz", "bib_number"} <= set(registry.stages)
+
+
+def test_every_built_in_preset_makes_options_that_say_its_name() -> None:
+    registry = Registry()
+    for name in registry.presets:
+        options = registry.model_options(name)
+        assert options.name == name
+        assert type(options).model_validate_json(options.model_dump_json()) == options
+
+
+def test_naming_a_stage_loads_no_model() -> None:
+    """In a process of its own: the tests beside this one may have loaded a lot."""
+    code = (
+        "import sys; from bibwatch.registry import Registry; Registry().stage('bib_number', 'rapidocr');"
+        "sys.exit(bool({'rapidocr', 'onnxruntime', 'torch'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# What there is not
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset", "message"),
+    [
+        ("bib_number", "rapidorc", "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
+        ("bib_number", "", "unknown preset ''; known: "),
+        ("bib_numbers", "rapidocr", "unknown kind of stage 'bib_numbers'; did you mean 'bib_number'?"),
+        ("qqqq", "rapidocr", "unknown kind of stage 'qqqq'; known: bib_number"),
+        ("bad_kind", "rapidocr", "unknown kind of stage 'bibnumber'; did you mean 'bib_number'?"),
+        ("bib_number", "bad_kind", "unknown kind of runtime 'vision_orc'; did you mean 'vision_ocr'?"),
+        ("bib_number", "no_kind", "unknown kind of runtime ''; known: vision_ocr"),
+        ("bib_number", "bad_key", "unknown key 'presets.bad_key.min_scor'; did you mean 'min_score'?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest_known_one(stage: str, preset: str, message: str) -> None:
+    presets = {
+        "bad_kind": {"kind": "vision_orc"},
+        "no_kind": {"batch_size": 1},
+        "bad_key": {"kind": "vision_ocr", "min_scor": 1},
+    }
+    registry = Registry(presets=presets, stages={"bad_kind": {"kind": "bibnumber"}})
+    with pytest.raises(ConfigurationError) as caught:
+        registry.stage(stage, preset)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_among_none() -> None:
+    assert unknown("preset", "x", []) == "unknown preset 'x'; known: none"
+
+
+# Plugins
+
+
+def test_a_plugin_that_is_allowed_is_found_and_used(install: Callable[..., Path]) -> None:
+    mark = install("bibwatch-oracle", "vision_oracle")
+    registry = Registry(["bibwatch-oracle"], presets={"wise": {"kind": "vision_oracle", "wisdom": 3}})
+    stage = registry.stage("bib_number", "wise")
+    assert stage.options.model_options.model_dump()["wisdom"] == 3
+    assert type(stage.runtime).__name__ == "Plugin"
+    assert mark.exists()
+
+
+def test_a_plugin_is_imported_only_when_it_is_asked_for(install: Callable[..., Path]) -> None:
+    mark = install("bibwatch-oracle", "vision_oracle")
+    registry = Registry(["bibwatch-oracle"])
+    registry.stage("bib_number", "rapidocr")
+    assert "bib_number" in registry.stages
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("plugins", [(), ("bibwatch-oracles",), ("plugin_bibwatch_oracle",), ("*",)])
+def test_a_plugin_that_is_not_allowed_is_not_imported(install: Callable[..., Path], plugins: tuple[str, ...]) -> None:
+    """Nor does its being there show: its kind is unknown."""
+    mark = install("bibwatch-oracle", "vision_oracle")
+    registry = Registry(plugins, presets={"wise": {"kind": "vision_oracle"}})
+    with pytest.raises(ConfigurationError, match="unknown kind of runtime 'vision_oracle'; "):
+        registry.stage("bib_number", "wise")
+    assert not mark.exists()
+
+
+def test_a_plugin_that_is_not_allowed_may_be_as_broken_as_it_likes(install: Callable[..., Path]) -> None:
+    install("bibwatch-broken", "bib_number", "raise SystemExit('never imported')", group="stages")
+    registry = Registry()
+    assert type(registry.stage("bib_number", "rapidocr")) is BibNumber
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("1 / 0", "Plugin", "division by zero"),
+        ("import no_such_library", "Plugin", "no_such_library"),
+        ("def (", "Plugin", "invalid syntax"),
+        ("", "Plugin", "no attribute 'Plugin'"),
+        pytest.param(
+            "class Plugin: pass",
+            "Plugin",
+            "Plugin",
+        ),
+        pytest.param(
+            "raise SystemExit('no licence')",
+            "Plugin",
+            "no licence",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_told_by_name(install: Callable[..., Path], source: str, target: str, message: str) -> None:
+    """And what does not need it goes on."""
+    install("bibwatch-broken", "vision_broken", source, target=target)
+    registry = Registry(["bibwatch-broken"], presets={"broken": {"kind": "vision_broken"}})
+    registry.stage("bib_number", "rapidocr")
+    assert "broken" in registry.presets
+    with pytest.raises(ConfigurationError, match=r"vision_broken.*plugin_bibwatch_broken") as caught:
+        registry.stage("bib_number", "broken")
+    assert message in str(caught.value)
+
+
+def test_a_plugin_whose_module_is_missing_is_told(install: Callable[..., Path]) -> None:
+    install("bibwatch-gone", "vision_gone").with_suffix(".py").unlink()
+    registry = Registry(["bibwatch-gone"], presets={"gone": {"kind": "vision_gone"}})
+    with pytest.raises(ConfigurationError, match=r"vision_gone.*plugin_bibwatch_gone"):
+        registry.model_options("gone")
+
+
+def test_a_distribution_may_be_named_as_pip_knows_it(install: Callable[..., Path]) -> None:
+    install("bibwatch_oracle", "vision_oracle")
+    registry = Registry(["bibwatch-Oracle"], presets={"wise": {"kind": "vision_oracle"}})
+    assert registry.model_options("wise").kind == "vision_oracle"
+
+
+def test_an_allowed_plugin_does_not_replace_a_built_in_unseen(
+    install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused or passed over, wherever on sys.path it lies."""
+    install("bibwatch-oracle", "vision_ocr")
+    monkeypatch.setattr(sys, "path", [*(place for place in sys.path if place != str(tmp_path)), str(tmp_path)])
+    runtime: object = None
+    with suppress(ConfigurationError):
+        runtime = Registry(["bibwatch-oracle"]).stage("bib_number", "rapidocr").runtime
+    assert runtime is None or type(runtime) is OcrRuntime
+
+
+# The options hash
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"threads": 1}, {"batch_size": 1, "threads": 2}])
+def test_facts_of_the_hardware_do_not_change_the_hash(change: dict[str, Any]) -> None:
+    """Results stay good on another machine."""
+    assert fingerprint(change) == fingerprint()
+
+
+def test_a_presets_name_does_not_change_the_hash() -> None:
+    assert fingerprint(name="mine") == fingerprint(name="yours")
+
+
+def test_a_default_that_is_written_out_does_not_change_the_hash() -> None:
+    defaults = OcrOptions().model_dump(exclude={"name"})
+    assert fingerprint(defaults) == fingerprint()
+    assert fingerprint(stage={"model_interpreter_options": {"kind": "bib_lines"}}) == fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage"),
+    [
+        ({"longest_side": 1024}, {}),
+        ({"enlarge": 1.0}, {}),
+        ({"min_score": 0.1}, {}),
+        ({}, {"accept_confidence": 0.5}),
+        ({}, {"doubtful": "x"}),
+        ({}, {"edge": 0.1}),
+        ({}, {"prompt": "Which bibs?"}),
+        ({}, {"model_interpreter_options": {"kind": "bib_lines", "pattern": "x"}}),
+        ({}, {"model_interpreter_options": {"kind": "bib_lines", "min_confidence": 0.1}}),
+    ],
+)
+def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stage: dict[str, Any]) -> None:
+    assert fingerprint(preset, stage) != fingerprint()
+
+
+def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> None:
+    """An option that is added has to be decided on."""
+    assert set(OcrOptions().identity()) == {"kind", "longest_side", "enlarge", "min_score"}
+
+
+def test_the_hash_is_the_same_in_every_process() -> None:
+    code = (
+        "from bibwatch.registry import Registry as R; print(R().stage('bib_number', 'rapidocr').options.fingerprint())"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert said == {Registry().stage("bib_number", "rapidocr").options.fingerprint()}
