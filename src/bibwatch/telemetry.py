@@ -61,7 +61,7 @@ def set_up_logs(level: str, form: Literal["auto", "text", "json"]) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=terminal)
+        else structlog.dev.ConsoleRenderer(colors=terminal, repr_native_str=True)
         if terminal
         else structlog.processors.KeyValueRenderer(key_order=["level", "event"])
     )

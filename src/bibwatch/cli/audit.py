@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from bibwatch.cli.options import as_json, for_watching, open_ledger, settings_from
+from bibwatch.cli.options import as_json, for_watching, open_ledger, settings_from, shown
+from bibwatch.errors import BibwatchError
 
 
 @click.command("audit")
@@ -42,7 +43,7 @@ def command(
         except OSError as exc:
             trouble.append(f"cannot list {camera.path}: {exc.strerror}")
     for line in trouble:
-        click.echo(json.dumps({"problem": line}) if as_json else line)
+        click.echo(json.dumps({"problem": line}) if as_json else shown(line))
     if trouble:
-        raise click.ClickException(f"{len(trouble)} of {number} photos or folders are not accounted for")
+        raise BibwatchError(f"{len(trouble)} of {number} photos or folders are not accounted for")
     click.echo(json.dumps({"photos": number}) if as_json else f"all {number} photos are accounted for")

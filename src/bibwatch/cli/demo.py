@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bibwatch.errors import BibwatchError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -85,9 +87,9 @@ def _await_database(daemon: subprocess.Popen[bytes], database: Path, timeout: fl
 
 def _check(daemon: subprocess.Popen[bytes], deadline: float) -> None:
     if daemon.poll() is not None:
-        raise click.ClickException(f"the daemon ended with code {daemon.returncode}; see its log, bibwatch.log")
+        raise BibwatchError(f"the daemon ended with code {daemon.returncode}; see its log, bibwatch.log")
     if time.monotonic() > deadline:
-        raise click.ClickException("the daemon took too long; see its log, bibwatch.log")
+        raise BibwatchError("the daemon took too long; see its log, bibwatch.log")
 
 
 def _named(card: Path, photos: list[bytes]) -> Iterator[tuple[Path, bytes]]:

@@ -75,6 +75,11 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(database)
 
 
+def shown(path: str) -> str:
+    """Write a path for a terminal: one that could play tricks there (control characters) as Python would."""
+    return path if path.isprintable() else ascii(path)
+
+
 def _named_path(text: str) -> tuple[str, dict[str, str]]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):

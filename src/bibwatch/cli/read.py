@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, settings_from
+from bibwatch.cli.options import as_json, for_reading, settings_from, shown
 
 if TYPE_CHECKING:
     from bibwatch.images import Photo
@@ -39,11 +39,11 @@ def command(
     for path, photo, outcome, error in _answers(files, settings, chosen):
         failed |= error is not None
         if as_json:
-            click.echo(json.dumps(_record(path, photo, outcome, error), ensure_ascii=False))
+            click.echo(json.dumps(_record(path, photo, outcome, error)))
         elif error is not None:
-            click.echo(f"{path}: {error}", err=True)
+            click.echo(f"{shown(path)}: {error}", err=True)
         elif outcome is not None:
-            click.echo(f"{path}: {_text(outcome)}")
+            click.echo(f"{shown(path)}: {_text(outcome)}")
     if failed:
         click.get_current_context().exit(1)
 

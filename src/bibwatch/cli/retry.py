@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bibwatch.cli.options import for_database, open_ledger, settings_from
+from bibwatch.errors import BibwatchError
 from bibwatch.states import TROUBLE, State
 
 
@@ -31,4 +32,4 @@ def command(*, files: tuple[str, ...], states: tuple[str, ...], config: Path | N
     number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # links stay as written
     click.echo(f"{number} {'file' if number == 1 else 'files'} will be read again")
     if files and not number:
-        raise click.ClickException("none of these files is in trouble (see `bibwatch status`)")
+        raise BibwatchError("none of these files is in trouble (see `bibwatch status`)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bibwatch.cli.options import as_json, for_database, open_ledger, settings_from
+from bibwatch.cli.options import as_json, for_database, open_ledger, settings_from, shown
 
 
 @click.command("status")
@@ -33,7 +33,7 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
     console.print("bibwatch is running" if running else "bibwatch is [bold]not running[/bold]")
     table = Table("camera", Column("folder", overflow="fold"), "state", "trouble", "since")
     for row in cameras:
-        table.add_row(row["name"], row["path"], row["state"], row["error"] or "", row["updated_at"])
+        table.add_row(row["name"], shown(row["path"]), row["state"], row["error"] or "", row["updated_at"])
     console.print(table)
     table = Table("state", "files", Column("oldest", overflow="fold"), "since", "why")
     for state in State:
@@ -42,7 +42,7 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
             table.add_row(
                 state,
                 str(number),
-                row.get("path", ""),
+                shown(row.get("path", "")),
                 row.get("updated_at", ""),
                 row.get("error") or (MEANING[state] if row else ""),
             )

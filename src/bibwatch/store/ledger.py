@@ -339,12 +339,12 @@ class Ledger:
             files.c.state, files.c.camera, files.c.path, files.c.error, files.c.updated_at, files.c.attempts
         ).where(files.c.id.in_(chosen))
         with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query.order_by(files.c.state)).mappings()]
+            return _with_paths(connection.execute(query.order_by(files.c.state)).mappings())
 
     def camera_states(self) -> list[dict[str, Any]]:
         """Return how each camera's folder is, as the daemon last saw it."""
         with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(select(cameras).order_by(cameras.c.name)).mappings()]
+            return _with_paths(connection.execute(select(cameras).order_by(cameras.c.name)).mappings())
 
     def bibs(self, after: int = 0) -> list[dict[str, Any]]:
         """Return readings with an id over `after`, oldest first, each with its photo's camera and path."""
@@ -356,7 +356,7 @@ class Ledger:
             .order_by(readings.c.id)
         )
         with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return _with_paths(connection.execute(query).mappings())
 
     def retry(self, states: Collection[State], paths: Collection[str] = ()) -> int:
         """Make files ready again that ended in one of the states (all of them, or the named); return how many."""
@@ -391,6 +391,10 @@ def _row(camera: str, sighting: Sighting) -> dict[str, Any]:
         "first_seen_at": now(),
         "updated_at": now(),
     }
+
+
+def _with_paths(rows: Iterable[RowMapping]) -> list[dict[str, Any]]:
+    return [{**row, "path": text_to_path(row["path"])} for row in rows]
 
 
 def _stat(row: RowMapping) -> Stat:
