@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
@@ -22,6 +21,7 @@ from bibwatch.runtimes.base import ModelOptions, Runtime
 from bibwatch.stages.base import Stage, StageOptions
 
 _BASES: dict[str, type] = {"runtimes": Runtime, "interpreters": Interpreter, "stages": Stage}
+ModelT = TypeVar("ModelT", bound=BaseModel)
 Table = Mapping[str, Mapping[str, Any]]
 
 
@@ -47,9 +47,7 @@ class Registry:
         """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
         table = self._inherited(preset, ())
         runtime: type[Runtime[Any]] = self.class_of("runtimes", str(table.get("kind", "")))
-        options = _validate(runtime.options_type, {**table, "name": preset}, f"presets.{preset}")
-        assert isinstance(options, ModelOptions)  # noqa: S101
-        return options
+        return _validate(runtime.options_type, {**table, "name": preset}, f"presets.{preset}")
 
     def stage(self, name: str, preset: str) -> Stage[Any]:
         """Return the stage `name` bound to a runtime for `preset`; nothing heavy is loaded yet."""
@@ -63,7 +61,6 @@ class Registry:
         if interpreter is not None:
             table["model_interpreter_options"] = self._interpreter_options(interpreter, name)
         options = _validate(stage.options_type, table, f"stages.{name}")
-        assert isinstance(options, StageOptions)  # noqa: S101
         return stage(options, self._runtime(options.model_options), self._interpreter(options))
 
     def _runtime(self, options: ModelOptions) -> Runtime[Any]:
@@ -77,9 +74,7 @@ class Registry:
 
     def _interpreter_options(self, table: Mapping[str, Any], stage: str) -> InterpreterOptions:
         interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", str(table.get("kind", "")))
-        options = _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
-        assert isinstance(options, InterpreterOptions)  # noqa: S101
-        return options
+        return _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
 
     def _inherited(self, preset: str, via: tuple[str, ...]) -> dict[str, Any]:
         if preset in via:
@@ -108,7 +103,7 @@ class Registry:
         if len(doors) > 1:
             raise ConfigurationError(f"{group[:-1]} {kind} is there twice: {', '.join(each.value for each in doors)}")
         try:
-            found = getattr(import_module(door.module), door.attr)
+            found = door.load()
         except (Exception, SystemExit) as exc:
             raise ConfigurationError(f"{group[:-1]} {kind} ({door.value}) cannot be imported: {exc}") from exc
         if not (isinstance(found, type) and issubclass(found, _BASES[group])):
@@ -128,9 +123,7 @@ def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _validate(
-    model: type[ModelOptions] | type[StageOptions] | type[InterpreterOptions], table: Mapping[str, Any], where: str
-) -> ModelOptions | StageOptions | InterpreterOptions:
+def _validate(model: type[ModelT], table: Mapping[str, Any], where: str) -> ModelT:
     try:
         return model.model_validate(dict(table))
     except ValidationError as exc:

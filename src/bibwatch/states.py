@@ -1,6 +1,6 @@
 """The states of a file, and which state may follow which.
 
-This table is the whole truth: the ledger refuses any other step, and docs/states.md is checked against it.
+This table is the whole truth: tests hold the ledger and docs/states.md to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEANING: dict[State, str] = {
     State.GONE: "vanished before it was read; taken if it comes back",
     State.UNDECODABLE: "not a picture, or a broken one; taken again if it changes, or on `bibwatch retry`",
     State.OVERSIZED: "over `images.max_pixels` or `images.max_bytes`; as for `undecodable`",
-    State.UNSUPPORTED: "a photo this installation cannot read: HEIF with no library for it; a link",
+    State.UNSUPPORTED: "a photo this installation cannot read: HEIF with no library for it",
     State.RAW: "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG",
     State.PAIRED: "a RAW photo whose JPEG is read instead",
     State.FAILED: "the model failed on it `pipeline.max_attempts` times; `bibwatch retry` tries again",

@@ -81,7 +81,6 @@ def test_every_kind_of_bad_file_ends_in_its_own_state(site: Site, draw: Draw) ->
         "d-huge.jpg": "oversized",
         "e-good.jpg": "done",
         "f-raw.cr3": "raw",
-        "g-link.jpg": "unsupported",
     }
     assert site.bibs() == [("e-good.jpg", "2456")]
     for (error,) in site.query("SELECT error FROM image_status WHERE state <> 'done'"):
@@ -94,7 +93,6 @@ def test_every_kind_of_bad_file_ends_in_its_own_state(site: Site, draw: Draw) ->
         "incomplete": 1,
         "undecodable": 1,
         "oversized": 1,
-        "unsupported": 1,
         "raw": 1,
     }
     shown = site.bibwatch("status").stdout

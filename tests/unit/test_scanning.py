@@ -103,7 +103,7 @@ def test_a_renamed_pair_is_paired(tmp_path: Path) -> None:
     assert scan(tmp_path) == {"IMG_0001.CR3.1": State.PAIRED, "IMG_0001.JPG.1": None}
 
 
-def test_a_linked_file_is_told_and_not_followed(tmp_path: Path) -> None:
+def test_a_linked_file_is_passed_over(tmp_path: Path) -> None:
     outside = tmp_path / "outside.jpg"
     outside.write_bytes(b"photo")
     folder = tmp_path / "drop"
@@ -111,7 +111,7 @@ def test_a_linked_file_is_told_and_not_followed(tmp_path: Path) -> None:
     (folder / "link.jpg").symlink_to(outside)
     (folder / "broken.jpg").symlink_to(tmp_path / "nowhere")
     (folder / "link.txt").symlink_to(outside)
-    assert scan(folder) == {"link.jpg": State.UNSUPPORTED, "broken.jpg": State.UNSUPPORTED}
+    assert scan(folder) == {}
     assert all("symbolic link" in str(entry.reason) for entry in scanning.walk(str(folder), pytest.fail))
 
 

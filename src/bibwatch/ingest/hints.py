@@ -56,8 +56,12 @@ class Hinter(FileSystemEventHandler):
         self._rescan = False
         self._identity = _identity(folder)
         self._observer = Observer()
-        self._observer.schedule(self, folder, recursive=True, event_filter=_EVENTS)
-        self._observer.start()
+        try:
+            self._observer.schedule(self, folder, recursive=True, event_filter=_EVENTS)
+            self._observer.start()
+        except BaseException:
+            self._observer.stop()  # it holds one of the few inotify instances a user may have
+            raise
 
     @classmethod
     def watching(cls, folder: str) -> tuple[Hinter | None, str | None]:

@@ -27,7 +27,6 @@ class Entry(NamedTuple):
 
 _LONE_RAW = (State.RAW, "a RAW photo with no JPEG beside it; set the camera to RAW+JPEG")
 _PAIRED = (State.PAIRED, "its JPEG is read instead")
-_LINK = (State.UNSUPPORTED, "a symbolic link; links are not followed")
 
 
 def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
@@ -83,9 +82,7 @@ def _photos(entries: list[os.DirEntry[str]], on_trouble: Callable[[str], None]) 
         except OSError as exc:
             on_trouble(f"cannot look into {PurePath(entry.path).parent}: {exc.strerror}")
             return
-        if stat.S_ISLNK(found.st_mode):
-            yield Entry(entry.path, Stat.of(found), *_LINK)
-        elif stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(found.st_mode):
             paired = stem_of(entry.name) in stems
             ends_as = () if kind is Kind.PHOTO else _PAIRED if paired else _LONE_RAW
             yield Entry(entry.path, Stat.of(found), *ends_as)

@@ -16,6 +16,8 @@ from bibwatch import images as pictures
 from bibwatch.errors import ConfigurationError, ModelError
 from bibwatch.runtimes.base import Box, ModelOptions, Prediction, Runtime, TextLine
 
+_LEAST_SIDE = 32  # pixels; RapidOCR's own least is 30
+
 
 class OcrOptions(ModelOptions):
     """RapidOCR on the CPU with the PP-OCRv6 models of its wheel."""
@@ -86,6 +88,7 @@ class OcrRuntime(Runtime[OcrOptions]):
         image = pictures.to_rgb(image)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = _no_strip(image)
         found = self._ocr(np.asarray(image)[:, :, ::-1])  # RapidOCR takes BGR
         if found.txts is None:
             return ()
@@ -93,6 +96,16 @@ class OcrRuntime(Runtime[OcrOptions]):
             TextLine(text, float(score), _upright_box(corners).scaled(1 / factor))
             for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True)
         )
+
+
+def _no_strip(image: Image.Image) -> Image.Image:
+    """Widen a long thin picture with white: RapidOCR enlarges the short side to 736 pixels, the long one with it."""
+    least = max(_LEAST_SIDE, max(image.size) // 8)
+    if min(image.size) >= least:
+        return image
+    canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
+    canvas.paste(image, (0, 0))
+    return canvas
 
 
 def _upright_box(corners: Any) -> Box:

@@ -55,10 +55,8 @@ class Database:
             raise ConfigurationError(f"database {redacted(self.url)} has another schema; start `bibwatch run` once")
 
     def migrate(self) -> None:
-        """Bring the schema up to date, in one transaction. Raises ConfigurationError where it cannot be done."""
+        """Bring tables and views up to date, in one transaction. Raises ConfigurationError where it cannot be done."""
         found = self._revision()
-        if found == _head():
-            return
         config = _alembic()
         if found and found not in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
             raise ConfigurationError(

@@ -61,6 +61,7 @@ class Claim(NamedTuple):
     stat: Stat
     priority: Priority
     attempts: int  # this one included
+    first_seen_at: str
 
 
 class Reader(NamedTuple):
@@ -143,8 +144,11 @@ class Ledger:
                 "attempts": 0,
                 "priority": Priority.FRESH,
                 "image_id": None,
-                # a file that was read before is another photo under the same name
-                "first_seen_at": case((files.c.image_id.is_(None), files.c.first_seen_at), else_=new.first_seen_at),
+                # what comes after a file that was read, or is being read, is another photo under the same name
+                "first_seen_at": case(
+                    (or_(files.c.image_id.is_not(None), files.c.state == State.READING), new.first_seen_at),
+                    else_=files.c.first_seen_at,
+                ),
             },
         )
         with self._database.write() as connection:
@@ -201,29 +205,12 @@ class Ledger:
 
         The attempt is counted now, before the first byte is read: a photo that kills the process is found.
         """
-        query = select(files).where(files.c.state == State.READY).order_by(files.c.priority, files.c.id)
-        if not suspects:
-            query = query.where(files.c.priority != Priority.SUSPECT)
         with self._database.write() as connection:
-            rows = connection.execute(query.limit(limit)).mappings().all()
-            if rows and rows[0]["priority"] == Priority.SUSPECT:
-                rows = rows[:1]
-            else:
-                rows = [row for row in rows if row["priority"] != Priority.SUSPECT]
+            rows = _first_ready(connection, limit, suspects=suspects)
             ids = [row["id"] for row in rows]
             taken = {"state": State.READING, "attempts": files.c.attempts + 1, "updated_at": now()}
             connection.execute(update(files).where(files.c.id.in_(ids)).values(taken))
-        return [
-            Claim(
-                row["id"],
-                row["camera"],
-                text_to_path(row["path"]),
-                _stat(row),
-                Priority(row["priority"]),
-                row["attempts"] + 1,
-            )
-            for row in rows
-        ]
+        return [_claim(row) for row in rows]
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Put claimed files back as they were: they were not read, and it was not their fault."""
@@ -259,7 +246,6 @@ class Ledger:
     def _image(self, connection: Connection, item: Finished) -> int:
         assert item.photo is not None  # noqa: S101
         photo = item.photo
-        received = select(files.c.first_seen_at).where(files.c.id == item.claim.id).scalar_subquery()
         statement = self._insert(images).values(
             sha256=photo.sha256,
             camera=item.claim.camera,
@@ -267,7 +253,7 @@ class Ledger:
             width=photo.width,
             height=photo.height,
             captured_at=iso(photo.captured_at) if photo.captured_at else None,
-            received_at=received,
+            received_at=item.claim.first_seen_at,
         )
         connection.execute(statement.on_conflict_do_nothing(index_elements=["sha256"]))
         return int(connection.execute(select(images.c.id).where(images.c.sha256 == photo.sha256)).scalar_one())
@@ -295,18 +281,16 @@ class Ledger:
             results.c.preset == reader.preset,
         )
         connection.execute(update(results).where(others).values(superseded=True))
-        rows = [
-            {
-                "result_id": result_id,
-                "bib": reading.bib,
-                "confidence": reading.confidence,
-                "verdict": reading.verdict,
-                **({} if reading.box is None else vars(reading.box)),
-            }
-            for reading in outcome.readings
-        ]
-        for row in rows:
-            connection.execute(readings.insert().values(row))
+        for reading in outcome.readings:
+            connection.execute(
+                readings.insert().values(
+                    result_id=result_id,
+                    bib=reading.bib,
+                    confidence=reading.confidence,
+                    verdict=reading.verdict,
+                    **(vars(reading.box) if reading.box else {}),
+                )
+            )
 
     # What a person asks and tells
 
@@ -370,7 +354,8 @@ class Ledger:
             "state": State.READY,
             "attempts": 0,
             "error": None,
-            "priority": Priority.SUSPECT,
+            # one that the model failed on, or died with, is read alone again
+            "priority": case((files.c.state == State.FAILED, Priority.SUSPECT), else_=Priority.FRESH),
             "updated_at": now(),
         }
         with self._database.write() as connection:
@@ -418,6 +403,29 @@ def _by(reader: Reader) -> Any:
         results.c.stage == reader.stage,
         results.c.preset == reader.preset,
         results.c.options_hash == reader.options_hash,
+    )
+
+
+def _first_ready(connection: Connection, limit: int, *, suspects: bool) -> Sequence[RowMapping]:
+    for priority in Priority:
+        if priority == Priority.SUSPECT and not suspects:
+            continue
+        chosen = select(files).where(files.c.state == State.READY, files.c.priority == priority).order_by(files.c.id)
+        most = 1 if priority == Priority.SUSPECT else limit
+        if rows := connection.execute(chosen.limit(most)).mappings().all():
+            return rows
+    return []
+
+
+def _claim(row: RowMapping) -> Claim:
+    return Claim(
+        row["id"],
+        row["camera"],
+        text_to_path(row["path"]),
+        _stat(row),
+        Priority(row["priority"]),
+        row["attempts"] + 1,
+        row["first_seen_at"],
     )
 
 

@@ -1,0 +1,302 @@
+"""`vision_ocr`, the real one: RapidOCR with the models of its wheel."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from bibwatch import drawing
+from bibwatch.errors import ModelError
+from bibwatch.runtimes.base import Prediction
+from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
+
+_SMALL = OcrOptions(threads=1, enlarge=1)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[OcrRuntime]:
+    """The bundled model, loaded once: it takes a second or two."""
+    runtime = OcrRuntime(OcrOptions(threads=1))
+    runtime.load()
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def engine(runtime: OcrRuntime, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
+    """Put another engine in the place of RapidOCR's; it is called with what RapidOCR would be."""
+    return lambda replacement: monkeypatch.setattr(runtime, "_ocr", replacement)
+
+
+class Nothing:
+    """What RapidOCR returns for a picture without text."""
+
+    txts = scores = boxes = None
+
+
+def white(width: int = 64, height: int = 64, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (width, height), {"P": 0}.get(mode, "white"))
+
+
+def predict(runtime: OcrRuntime, *images: Image.Image) -> list[Prediction]:
+    return list(runtime.predict_batch(images, ""))
+
+
+def bibs(prediction: Prediction, *wanted: str) -> set[str]:
+    return {line.text.replace(" ", "") for line in prediction.lines} & set(wanted)
+
+
+# One prediction for each image
+
+
+def test_one_prediction_for_each_image_in_order(runtime: OcrRuntime) -> None:
+    images = [drawing.photo((bib,), size=(300, 300)) for bib in ("1042", "2173", "3318")]
+    predictions = predict(runtime, images[0], white(), images[1], images[2])
+    assert [bibs(each, "1042", "2173", "3318") for each in predictions] == [{"1042"}, set(), {"2173"}, {"3318"}]
+    assert [each.error for each in predictions] == [None] * 4
+    assert all(each.device == "cpu" and each.seconds > 0 for each in predictions)
+
+
+def test_no_images_are_no_predictions(runtime: OcrRuntime) -> None:
+    assert predict(runtime) == []
+
+
+def test_images_are_taken_one_by_one(runtime: OcrRuntime) -> None:
+    """The second is not even asked for before the first has its prediction: a batch need not be in memory."""
+    taken = []
+
+    def images() -> Iterator[Image.Image]:
+        for number in range(3):
+            taken.append(number)
+            yield white()
+
+    predictions = runtime.predict_batch(images(), "")
+    next(predictions)
+    assert taken == [0]
+
+
+def test_the_prompt_changes_nothing(runtime: OcrRuntime) -> None:
+    image = drawing.photo(("1042",), size=(300, 300))
+    (first,), (second,) = (runtime.predict_batch([image], prompt, constraint=prompt) for prompt in ("", "Ignore this"))
+    assert first.lines == second.lines
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_a_picture_of_any_mode_is_read(runtime: OcrRuntime, mode: str) -> None:
+    picture = drawing.photo(("4471",), size=(300, 300))
+    if mode in {"I;16", "I", "F"}:
+        picture = picture.convert("L").convert("I").point(lambda value: value * 257)
+    (prediction,) = predict(runtime, picture.convert(mode) if mode != "I;16" else picture.convert("I;16"))
+    assert prediction.error is None
+    assert mode == "1" or bibs(prediction, "4471") == {"4471"}  # dots of black and white are hard to read
+
+
+def test_transparent_parts_hide_nothing_and_show_nothing(runtime: OcrRuntime) -> None:
+    """What cannot be seen is not read: the number's own pixels are there, but transparent."""
+    picture = drawing.photo(("4471",), size=(300, 300)).convert("RGBA")
+    picture.putalpha(0)
+    assert predict(runtime, picture)[0].lines == ()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (31, 31), (64, 2), (3000, 3000), (4000, 400)])
+def test_a_picture_of_any_size_has_a_prediction_without_error(runtime: OcrRuntime, size: tuple[int, int]) -> None:
+    (prediction,) = predict(runtime, white(*size))
+    assert prediction.error is None
+    assert prediction.lines == ()
+
+
+_THIN = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+from PIL import Image
+from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
+runtime = OcrRuntime(OcrOptions(threads=1))
+(prediction,) = runtime.predict_batch([Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")], "")
+sys.exit(prediction.error and str(prediction.error))
+"""
+
+
+@pytest.mark.parametrize("size", [("3000", "2"), ("2", "3000"), ("33", "4000")])
+def test_a_long_thin_picture_takes_no_more_memory_than_a_photo(size: tuple[str, str]) -> None:
+    """In a process with 3 GiB of addresses: in this one it would be the end of the tests."""
+    done = subprocess.run([sys.executable, "-c", _THIN, *size], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Reading
+
+
+@pytest.mark.parametrize("bibs_drawn", [("0042",), ("M10151",), ("12", "345", "6789"), ("10151", "10152", "10153")])
+def test_drawn_photos_are_read_rightly(runtime: OcrRuntime, bibs_drawn: tuple[str, ...]) -> None:
+    (prediction,) = predict(runtime, drawing.photo(bibs_drawn, size=(900, 600)))
+    assert bibs(prediction, *bibs_drawn) == set(bibs_drawn)
+    assert all(0.5 <= line.score <= 1.0001 for line in prediction.lines)
+
+
+@pytest.mark.parametrize("size", [(450, 300), (900, 600), (2400, 1600)])
+def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: OcrRuntime, size: tuple[int, int]) -> None:
+    """Whatever it was enlarged or reduced to: the one runner's bib is in the middle, the banner is above."""
+    (prediction,) = predict(runtime, drawing.photo(("7345",), size=size))
+    (line,) = [line for line in prediction.lines if line.text == "7345"]
+    width, height = size
+    assert 0.3 * width < line.box.x1 < 0.5 * width < line.box.x2 < 0.7 * width
+    assert 0.4 * height < line.box.y1 < line.box.y2 < 0.8 * height
+
+
+def test_colours_are_given_as_the_engine_takes_them(
+    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None]
+) -> None:
+    """Blue, green, red; a mistake here costs reads and no test of black on white finds it."""
+    seen = []
+    engine(lambda pixels: (seen.append(pixels[0, 0].tolist()), Nothing)[1])
+    predict(runtime, Image.new("RGB", (8, 8), (1, 2, 3)))
+    assert seen == [[3, 2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("size", "given"),
+    [
+        ((4000, 2000), (100, 50)),
+        ((1000, 2500), (40, 100)),
+        ((40, 20), (80, 40)),
+        ((60, 30), (100, 50)),
+        ((4000, 100), (100, 32)),  # never thinner than the engine likes
+        ((1, 1), (32, 32)),
+    ],
+)
+def test_pictures_are_brought_to_size(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], given: tuple[int, int]
+) -> None:
+    """To the longest side; small ones are enlarged, but not more than so often."""
+    small = OcrRuntime(OcrOptions(longest_side=100, enlarge=2))
+    shapes = []
+    monkeypatch.setattr(small, "_ocr", lambda pixels: (shapes.append(pixels.shape), Nothing)[1])
+    predict(small, white(*size))
+    assert shapes == [(given[1], given[0], 3)]
+
+
+# Errors
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bad\n  shape"), ValueError(), MemoryError(), KeyError("x")])
+def test_whatever_the_engine_raises_is_the_error_of_that_image(
+    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None], error: Exception
+) -> None:
+    real, calls = runtime._ocr, iter(range(9))
+
+    def fragile(pixels: Any) -> Any:
+        if next(calls) == 1:
+            raise error
+        return real(pixels)
+
+    engine(fragile)
+    image = drawing.photo(("1042",), size=(300, 300))
+    before, failed, after = predict(runtime, image, image, image)
+    assert isinstance(failed.error, ModelError)
+    assert "\n" not in str(failed.error)
+    assert (
+        str(error).split()[-1:] == str(failed.error).split()[-1:]
+        or str(failed.error) == f"rapidocr: {type(error).__name__}"
+    )
+    assert failed.lines == ()
+    assert [bibs(each, "1042") for each in (before, after)] == [{"1042"}, {"1042"}]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_a_stop_is_no_error_of_an_image(
+    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None], interrupt: type[BaseException]
+) -> None:
+    def stopped(_: Any) -> NoReturn:
+        raise interrupt
+
+    engine(stopped)
+    with pytest.raises(interrupt):
+        predict(runtime, white())
+
+
+# Loading and closing
+
+
+def test_making_one_loads_nothing() -> None:
+    assert OcrRuntime(OcrOptions())._ocr is None
+
+
+def test_loading_twice_loads_once(runtime: OcrRuntime) -> None:
+    before = runtime._ocr
+    runtime.load()
+    assert runtime._ocr is before
+
+
+def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
+    """And nothing is fetched from the network for it; see the next test."""
+    runtime = OcrRuntime(_SMALL)
+    runtime.close()
+    runtime.load()
+    runtime.close()
+    runtime.close()
+    assert runtime._ocr is None
+    assert predict(runtime, white())[0].error is None
+    runtime.close()
+
+
+def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a finish line there is none."""
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    monkeypatch.setattr(socket, "create_connection", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    runtime = OcrRuntime(_SMALL)
+    runtime.load()
+    (prediction,) = predict(runtime, drawing.photo(("1042",), size=(500, 400)))
+    assert bibs(prediction, "1042") == {"1042"}
+    runtime.close()
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OcrOptions(), OcrOptions(name="mine", longest_side=999, enlarge=1.5, min_score=0, threads=3, batch_size=1)],
+)
+def test_options_survive_json(options: OcrOptions) -> None:
+    assert OcrOptions.model_validate_json(options.model_dump_json()) == options
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "vision_vllm"},
+        {"longest_side": 31},
+        {"longest_side": 4097},
+        {"longest_side": None},
+        {"enlarge": 0.5},
+        {"min_score": 1.1},
+        {"threads": -1},
+        {"batch_size": 0},
+        {"prompt": "x"},
+    ],
+)
+def test_options_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        OcrOptions(**wrong)
+
+
+def test_options_cannot_be_changed_behind_the_runtimes_back() -> None:
+    with pytest.raises(ValidationError):
+        OcrOptions().threads = 2  # type: ignore[misc]
+
+
+def test_the_model_has_a_name_of_its_own() -> None:
+    """It is recorded with each result, whatever the preset is called."""
+    assert OcrOptions(name="mine").model == OcrOptions().model != "mine"
