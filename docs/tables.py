@@ -31,7 +31,12 @@ def _settings(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[
         yield f"`{'.'.join(path)}`", f"`{variable}`", _default(field), field.description or ""
         if name == "cameras":
             yield from (
-                (f"`cameras.NAME.{key}`", f"`BIBWATCH_CAMERAS__NAME__{key.upper()}`", _default(each), each.description or "")
+                (
+                    f"`cameras.NAME.{key}`",
+                    f"`BIBWATCH_CAMERAS__NAME__{key.upper()}`",
+                    _default(each),
+                    each.description or "",
+                )
                 for key, each in CameraSettings.model_fields.items()
             )
 
