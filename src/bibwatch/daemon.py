@@ -25,6 +25,7 @@ from bibwatch.settings import Settings, check_outside
 from bibwatch.states import TROUBLE, State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
+from bibwatch.store.report import Report
 
 log = structlog.get_logger()
 
@@ -126,7 +127,7 @@ class Daemon:
 
     def _counts(self) -> Counts:
         try:
-            return self._ledger.counts(self._settings.cameras)
+            return Report(self._database).counts(self._settings.cameras)
         except BibwatchError:  # the loops tell of a database in trouble, and wait for it
             return {State.SETTLING: 1}
 

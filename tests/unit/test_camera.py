@@ -22,7 +22,9 @@ from bibwatch.ingest.settling import Settling
 from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.states import State
 from bibwatch.store.database import Database
-from bibwatch.store.ledger import Finished, Ledger, Reader
+from bibwatch.store.ledger import Ledger
+from bibwatch.store.records import Finished, Reader
+from bibwatch.store.report import Report
 
 READER = Reader("bib_number", "test", "0")
 NEVER = 1_000_000.0
@@ -38,6 +40,7 @@ class Rig:
         self.database = Database(f"sqlite:///{tmp_path / 'bibwatch.db'}")
         self.database.migrate()
         self.ledger = Ledger(self.database)
+        self.report = Report(self.database)
         self.watch = watch
         self.settle = settle
         self.news = threading.Event()
@@ -104,7 +107,7 @@ class Rig:
 
     def note(self) -> tuple[str, str | None]:
         """Return the state and the error of the camera, as `bibwatch status` tells them."""
-        (row,) = self.ledger.camera_states()
+        (row,) = self.report.camera_states()
         assert row["path"] == str(self.folder)
         return row["state"], row["error"]
 

@@ -34,7 +34,9 @@ from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.states import TRANSITIONS, TROUBLE, State
 from bibwatch.store.database import Database
-from bibwatch.store.ledger import Claim, Finished, Ledger, Priority, Reader, Sighting
+from bibwatch.store.ledger import Ledger
+from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.report import Report
 
 _PIXEL = Image.new("RGB", (1, 1))
 _OCR = Reader("bib_number", "rapidocr", "aaaaaaaaaaaa")
@@ -84,6 +86,11 @@ def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
 @pytest.fixture
 def ledger(database: Database) -> Ledger:
     return Ledger(database)
+
+
+@pytest.fixture
+def report(database: Database) -> Report:
+    return Report(database)
 
 
 @pytest.fixture
@@ -249,11 +256,11 @@ def test_only_unreadable_files_are_tried_again_by_themselves(ledger: Ledger, sql
     assert states(sql) == {f"/drop/{s}.jpg": "ready" if s is State.UNREADABLE else s for s in State}
 
 
-def test_how_a_folder_is(ledger: Ledger) -> None:
+def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
     ledger.note_camera("start", "/drop/start", "watching", None)
     ledger.note_camera("finish", os.fsdecode(b"/drop/\xff"), "missing", "the folder does not exist")
     ledger.note_camera("start", "/drop/start", "polling", "no events")
-    assert [(row["name"], row["state"], row["error"]) for row in ledger.camera_states()] == [
+    assert [(row["name"], row["state"], row["error"]) for row in report.camera_states()] == [
         ("finish", "missing", "the folder does not exist"),
         ("start", "polling", "no events"),
     ]
@@ -612,47 +619,27 @@ def test_a_restart_with_the_same_options_reads_nothing(ledger: Ledger, sql: Any)
 # What a person asks and tells
 
 
-def test_counts_are_by_state_and_by_camera(ledger: Ledger) -> None:
+def test_counts_are_by_state_and_by_camera(ledger: Ledger, report: Report) -> None:
     drop(ledger, "/drop/a.jpg", "/drop/b.jpg")
     drop(ledger, "/drop/c.jpg", state=State.EMPTY)
     drop(ledger, "/other/d.jpg", camera="start")
-    assert ledger.counts() == {State.READY: 3, State.EMPTY: 1}
-    assert ledger.counts(["finish"]) == {State.READY: 2, State.EMPTY: 1}
-    assert ledger.counts(["finish", "start", "unheard of"]) == {State.READY: 3, State.EMPTY: 1}
-    assert ledger.counts([]) == {}
+    assert report.counts() == {State.READY: 3, State.EMPTY: 1}
+    assert report.counts(["finish"]) == {State.READY: 2, State.EMPTY: 1}
+    assert report.counts(["finish", "start", "unheard of"]) == {State.READY: 3, State.EMPTY: 1}
+    assert report.counts([]) == {}
 
 
-def test_the_oldest_of_each_state(ledger: Ledger, database: Database) -> None:
+def test_the_oldest_of_each_state(ledger: Ledger, report: Report, database: Database) -> None:
     drop(ledger, "/drop/new.jpg", "/drop/old.jpg", "/drop/as-old.jpg")
     drop(ledger, "/drop/empty.jpg", state=State.EMPTY)
     with database.write() as connection:
         connection.execute(text("UPDATE files SET updated_at = '2020' WHERE path LIKE '%old.jpg'"))
-    found = ledger.oldest([State.READY, State.EMPTY, State.FAILED])
+    found = report.oldest([State.READY, State.EMPTY, State.FAILED])
     assert [(row["state"], row["path"]) for row in found] == [
         ("empty", "/drop/empty.jpg"),
         ("ready", "/drop/old.jpg"),
     ]
-    assert ledger.oldest([State.FAILED]) == []
-
-
-def test_bibs_come_as_they_are_found(ledger: Ledger) -> None:
-    drop(ledger, "/drop/a.jpg", "/drop/b.jpg")
-    read(ledger, "0042", "0043", content="a")
-    first = ledger.bibs()
-    assert [(row["bib"], row["camera"], row["path"]) for row in first] == [
-        ("0042", "finish", "/drop/a.jpg"),
-        ("0043", "finish", "/drop/a.jpg"),
-    ]
-    read(ledger, "0044", content="b")
-    assert [row["bib"] for row in ledger.bibs(after=first[-1]["id"])] == ["0044"]
-
-
-def test_whether_a_daemon_is_at_work(ledger: Ledger, database: Database) -> None:
-    assert not ledger.is_watched()
-    database.lock()
-    assert ledger.is_watched()
-    database.unlock()
-    assert not ledger.is_watched()
+    assert report.oldest([State.FAILED]) == []
 
 
 def test_a_person_can_have_trouble_tried_again(ledger: Ledger, sql: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bibwatch.cli.options import as_json, for_watching, open_ledger, settings_from, shown
+from bibwatch.cli.options import as_json, for_watching, open_database, settings_from, shown
 from bibwatch.errors import BibwatchError
 
 
@@ -28,9 +28,10 @@ def command(
     Exits with 1 if there is one.
     """
     from bibwatch.ingest import scanning
+    from bibwatch.store.ledger import Ledger
 
     settings = settings_from(config=config, database=database, stage=stage, preset=preset, cameras=cameras)
-    ledger = open_ledger(settings)
+    ledger = Ledger(open_database(settings))
     trouble: list[str] = []
     number = 0
     for name, camera in settings.cameras.items():

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings
-    from bibwatch.store.ledger import Ledger
+    from bibwatch.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,15 +64,14 @@ def settings_from(
     return settings.load(config, **overrides)
 
 
-def open_ledger(settings: Settings) -> Ledger:
+def open_database(settings: Settings) -> Database:
     """Open the database for a look. Raises ConfigurationError if there is none yet."""
     from bibwatch.store.database import Database
-    from bibwatch.store.ledger import Ledger
 
     database = Database(settings.database_url)
     click.get_current_context().call_on_close(database.close)
     database.check()
-    return Ledger(database)
+    return database
 
 
 def shown(path: str) -> str:

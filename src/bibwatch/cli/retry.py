@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bibwatch.cli.options import for_database, open_ledger, settings_from
+from bibwatch.cli.options import for_database, open_database, settings_from
 from bibwatch.errors import BibwatchError
 from bibwatch.states import TROUBLE, State
 
@@ -27,7 +27,9 @@ def command(*, files: tuple[str, ...], states: tuple[str, ...], config: Path | N
 
     A running daemon takes them up at once; otherwise the next `bibwatch run` does.
     """
-    ledger = open_ledger(settings_from(config=config, database=database))
+    from bibwatch.store.ledger import Ledger
+
+    ledger = Ledger(open_database(settings_from(config=config, database=database)))
     chosen = [State(state) for state in states] or list(TROUBLE)
     number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # links stay as written
     click.echo(f"{number} {'file' if number == 1 else 'files'} will be read again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bibwatch.cli.options import as_json, for_database, open_ledger, settings_from, shown
+from bibwatch.cli.options import as_json, for_database, open_database, settings_from, shown
 
 
 @click.command("status")
@@ -19,12 +19,14 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
     from rich.table import Column, Table
 
     from bibwatch.states import MEANING, State
+    from bibwatch.store.report import Report
 
     settings = settings_from(config=config, database=database)
-    ledger = open_ledger(settings)
-    counts, cameras = ledger.counts(), ledger.camera_states()
-    oldest = {row["state"]: row for row in ledger.oldest([state for state in State if state is not State.DONE])}
-    running = ledger.is_watched()
+    store = open_database(settings)
+    report = Report(store)
+    counts, cameras = report.counts(), report.camera_states()
+    oldest = {row["state"]: row for row in report.oldest([state for state in State if state is not State.DONE])}
+    running = store.locked_elsewhere()
     if as_json:
         states = [{"state": state, "files": counts.get(state, 0), "oldest": oldest.get(state)} for state in State]
         click.echo(json.dumps({"running": running, "cameras": cameras, "states": states}))

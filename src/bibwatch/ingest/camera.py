@@ -23,7 +23,8 @@ from bibwatch.ingest.settling import Settling
 from bibwatch.loops import Loop
 from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.states import State
-from bibwatch.store.ledger import Ledger, Sighting
+from bibwatch.store.ledger import Ledger
+from bibwatch.store.records import Sighting
 from bibwatch.store.schema import iso
 
 log = structlog.get_logger()

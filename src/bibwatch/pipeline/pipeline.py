@@ -23,7 +23,8 @@ from bibwatch.pipeline.preparing import prepare
 from bibwatch.settings import PipelineSettings
 from bibwatch.stages.base import Outcome, Stage
 from bibwatch.states import State
-from bibwatch.store.ledger import Claim, Finished, Ledger, Priority, Reader
+from bibwatch.store.ledger import Ledger
+from bibwatch.store.records import Claim, Finished, Priority, Reader
 
 log = structlog.get_logger()
 

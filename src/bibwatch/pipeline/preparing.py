@@ -9,7 +9,7 @@ from bibwatch import files, images, telemetry
 from bibwatch.errors import PhotoError
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.states import State
-from bibwatch.store.ledger import Claim, Finished
+from bibwatch.store.records import Claim, Finished
 
 
 def prepare(claim: Claim, limits: ImageLimits, longest_side: int | None) -> Photo | Finished:

@@ -1,4 +1,4 @@
-"""The ledger: what became of every file, and the results of reading it.
+"""The ledger: what became of every file.
 
 Every method is one transaction; a result and its file's new state are written together. Knows states and rows;
 does not look at the disk and asks no model. Raises StoreError when the database is not to be had.
@@ -6,96 +6,26 @@ does not look at the disk and asks no model. Raises StoreError when the database
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, and_, case, exists, func, not_, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, RowMapping, and_, case, exists, func, not_, or_, select, update
 
 from bibwatch.files import Stat
-from bibwatch.images import Photo
-from bibwatch.stages.base import Outcome, StageOptions
 from bibwatch.states import State
+from bibwatch.store import results
 from bibwatch.store.database import Database
-from bibwatch.store.schema import (
-    cameras,
-    files,
-    images,
-    iso,
-    now,
-    path_to_text,
-    readings,
-    results,
-    text_to_path,
-)
+from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.schema import cameras, files, insert_into, now, path_to_text, text_to_path
 
 _AWAITED = (State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE)
 
 
-class Priority(IntEnum):
-    """Which ready files are read first."""
-
-    FRESH = 0
-    SUSPECT = 1  # it was being read when bibwatch died, or the model failed on it: read alone, after the others
-    AGAIN = 2  # read before, with other options
-
-
-class Sighting(NamedTuple):
-    """A file as it was just seen in its folder, and the state that puts it in."""
-
-    path: str
-    stat: Stat
-    state: State
-    error: str | None = None
-
-
-class Claim(NamedTuple):
-    """A file taken for reading."""
-
-    id: int
-    camera: str
-    path: str
-    stat: Stat
-    priority: Priority
-    attempts: int  # this one included
-    first_seen_at: str
-
-
-class Reader(NamedTuple):
-    """Who reads: a stage with a preset and the hash of all its options. One result per image and reader."""
-
-    stage: str
-    preset: str
-    options_hash: str
-
-    @classmethod
-    def of(cls, stage: str, options: StageOptions) -> Reader:
-        """Describe the stage called `stage` with these options."""
-        return cls(stage, options.model_options.name, options.fingerprint())
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What came of one claim: a photo and an outcome (None: it has a result already), or a state and an error."""
-
-    claim: Claim
-    photo: Photo | None = None
-    outcome: Outcome | None = None
-    model: str = ""
-    state: State = State.DONE
-    error: str | None = None
-
-
 class Ledger:
-    """The files, images and results of one database."""
+    """The files of one database, for those who find them, read them, or want them read again."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        dialect = postgresql if database.engine.dialect.name == "postgresql" else sqlite
-        self._insert: Any = dialect.insert
 
     # What ingest asks and tells
 
@@ -131,7 +61,7 @@ class Ledger:
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
             return
-        statement = self._insert(files)
+        statement = insert_into(self._database.engine.dialect, files)
         new = statement.excluded
         changed = {
             name: getattr(new, name)
@@ -166,7 +96,7 @@ class Ledger:
         """Record how a camera's folder is."""
         error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
-        statement = self._insert(cameras).values(row)
+        statement = insert_into(self._database.engine.dialect, cameras).values(row)
         with self._database.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
@@ -179,7 +109,7 @@ class Ledger:
         become ready again.
         """
         with self._database.write() as connection:
-            _replace_current(connection, reader)
+            results.put_forward(connection, reader)
             reading = files.c.state == State.READING
             failed = {
                 "state": State.FAILED,
@@ -189,7 +119,7 @@ class Ledger:
             connection.execute(update(files).where(reading, files.c.attempts >= max_attempts).values(failed))
             suspect = {"state": State.READY, "priority": Priority.SUSPECT, "updated_at": now()}
             found = connection.execute(update(files).where(reading).values(suspect)).rowcount
-            unread = and_(files.c.state == State.DONE, not_(_has_result(reader)))
+            unread = and_(files.c.state == State.DONE, not_(results.has_result(reader)))
             again = {"state": State.READY, "priority": Priority.AGAIN, "attempts": 0, "updated_at": now()}
             connection.execute(update(files).where(unread).values(again))
         return int(found)
@@ -221,17 +151,14 @@ class Ledger:
 
     def known(self, reader: Reader, sha256s: Collection[str]) -> set[str]:
         """Return those of the images that this reader has a result for."""
-        query = select(images.c.sha256).join(results, results.c.image_id == images.c.id)
         with self._database.read() as connection:
-            return set(connection.execute(query.where(images.c.sha256.in_(sha256s), _by(reader))).scalars())
+            return results.known(connection, reader, sha256s)
 
     def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
         """Record what came of a batch: images, results, readings and states, all in one transaction."""
         with self._database.write() as connection:
             for item in batch:
-                image_id = self._image(connection, item) if item.photo else None
-                if item.outcome and image_id is not None and not item.outcome.error:
-                    self._result(connection, reader, image_id, item)
+                image_id = results.record(connection, reader, item)
                 suspect = item.state == State.READY
                 done = {
                     "state": item.state,
@@ -243,104 +170,9 @@ class Ledger:
                 # A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
                 connection.execute(update(files).where(_still(item.claim)).values(done))
 
-    def _image(self, connection: Connection, item: Finished) -> int:
-        assert item.photo is not None  # noqa: S101
-        photo = item.photo
-        statement = self._insert(images).values(
-            sha256=photo.sha256,
-            camera=item.claim.camera,
-            path=path_to_text(item.claim.path),
-            width=photo.width,
-            height=photo.height,
-            captured_at=iso(photo.captured_at) if photo.captured_at else None,
-            received_at=item.claim.first_seen_at,
-        )
-        connection.execute(statement.on_conflict_do_nothing(index_elements=["sha256"]))
-        return int(connection.execute(select(images.c.id).where(images.c.sha256 == photo.sha256)).scalar_one())
-
-    def _result(self, connection: Connection, reader: Reader, image_id: int, item: Finished) -> None:
-        outcome = item.outcome
-        assert outcome is not None  # noqa: S101
-        statement = self._insert(results).values(
-            image_id=image_id,
-            **reader._asdict(),
-            model=item.model,
-            device=outcome.device,
-            seconds=outcome.seconds,
-            output_json=None if outcome.output is None else json.dumps(outcome.output),
-            processed_at=now(),
-        )
-        statement = statement.on_conflict_do_nothing().returning(results.c.id)
-        result_id = connection.execute(statement).scalar()
-        if result_id is None:
-            return
-        others = and_(
-            results.c.image_id == image_id,
-            results.c.id != result_id,
-            results.c.stage == reader.stage,
-            results.c.preset == reader.preset,
-        )
-        connection.execute(update(results).where(others).values(superseded=True))
-        for reading in outcome.readings:
-            connection.execute(
-                readings.insert().values(
-                    result_id=result_id,
-                    bib=reading.bib,
-                    confidence=reading.confidence,
-                    verdict=reading.verdict,
-                    **(vars(reading.box) if reading.box else {}),
-                )
-            )
-
     # What a person asks and tells
 
-    def is_watched(self) -> bool:
-        """Tell whether a daemon is at work on this database now."""
-        return self._database.locked_elsewhere()
-
-    def counts(self, names: Collection[str] | None = None) -> dict[State, int]:
-        """Count the files in each state, of the named cameras or of all; states without files are left out."""
-        query = select(files.c.state, func.count()).group_by(files.c.state)
-        if names is not None:
-            query = query.where(files.c.camera.in_(names))
-        with self._database.read() as connection:
-            return {State(state): int(number) for state, number in connection.execute(query).all()}
-
-    def oldest(self, states: Collection[State]) -> list[dict[str, Any]]:
-        """Return, for each of the states that has files, the one that has been in it longest."""
-        first = (
-            select(files.c.state, func.min(files.c.updated_at).label("since"))
-            .where(files.c.state.in_(states))
-            .group_by(files.c.state)
-            .subquery()
-        )
-        chosen = (
-            select(func.min(files.c.id))
-            .join(first, and_(files.c.state == first.c.state, files.c.updated_at == first.c.since))
-            .group_by(files.c.state)
-        )
-        query = select(
-            files.c.state, files.c.camera, files.c.path, files.c.error, files.c.updated_at, files.c.attempts
-        ).where(files.c.id.in_(chosen))
-        with self._database.read() as connection:
-            return _with_paths(connection.execute(query.order_by(files.c.state)).mappings())
-
-    def camera_states(self) -> list[dict[str, Any]]:
-        """Return how each camera's folder is, as the daemon last saw it."""
-        with self._database.read() as connection:
-            return _with_paths(connection.execute(select(cameras).order_by(cameras.c.name)).mappings())
-
-    def bibs(self, after: int = 0) -> list[dict[str, Any]]:
-        """Return readings with an id over `after`, oldest first, each with its photo's camera and path."""
-        query = (
-            select(readings, images.c.camera, images.c.path, results.c.processed_at)
-            .join(results, results.c.id == readings.c.result_id)
-            .join(images, images.c.id == results.c.image_id)
-            .where(readings.c.id > after)
-            .order_by(readings.c.id)
-        )
-        with self._database.read() as connection:
-            return _with_paths(connection.execute(query).mappings())
+    # What a person asks for
 
     def retry(self, states: Collection[State], paths: Collection[str] = ()) -> int:
         """Make files ready again that ended in one of the states (all of them, or the named); return how many."""
@@ -378,10 +210,6 @@ def _row(camera: str, sighting: Sighting) -> dict[str, Any]:
     }
 
 
-def _with_paths(rows: Iterable[RowMapping]) -> list[dict[str, Any]]:
-    return [{**row, "path": text_to_path(row["path"])} for row in rows]
-
-
 def _stat(row: RowMapping) -> Stat:
     return Stat(int(row["inode"]), row["size"], row["mtime_ns"], row["ctime_ns"])
 
@@ -395,14 +223,6 @@ def _still(claim: Claim) -> Any:
         files.c.size == claim.stat.size,
         files.c.mtime_ns == claim.stat.mtime_ns,
         files.c.ctime_ns == claim.stat.ctime_ns,
-    )
-
-
-def _by(reader: Reader) -> Any:
-    return and_(
-        results.c.stage == reader.stage,
-        results.c.preset == reader.preset,
-        results.c.options_hash == reader.options_hash,
     )
 
 
@@ -426,24 +246,4 @@ def _claim(row: RowMapping) -> Claim:
         Priority(row["priority"]),
         row["attempts"] + 1,
         row["first_seen_at"],
-    )
-
-
-def _has_result(reader: Reader) -> Any:
-    return exists().where(results.c.image_id == files.c.image_id, _by(reader))
-
-
-def _replace_current(connection: Connection, reader: Reader) -> None:
-    """Where an image has results by several sets of options of this preset, show the one now in force."""
-    mine: Table = results.alias("mine")  # type: ignore[assignment]
-    both = exists().where(
-        mine.c.image_id == results.c.image_id,
-        mine.c.stage == reader.stage,
-        mine.c.preset == reader.preset,
-        mine.c.options_hash == reader.options_hash,
-    )
-    same = and_(results.c.stage == reader.stage, results.c.preset == reader.preset)
-    superseded = results.c.options_hash != reader.options_hash
-    connection.execute(
-        update(results).where(same, both, or_(results.c.superseded != superseded)).values(superseded=superseded)
     )

@@ -7,11 +7,13 @@ Tables may change from release to release; the views are the contract (docs/sql.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in an INTEGER key
@@ -137,6 +140,11 @@ VIEWS: dict[str, str] = {
         WHERE r.output_json IS NOT NULL AND NOT r.superseded
     """,
 }
+
+
+def insert_into(dialect: Dialect, table: Table) -> Any:
+    """Return an insert that knows `on_conflict_do_...`, which SQLAlchemy has for each dialect by itself."""
+    return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def iso(moment: datetime) -> str:
