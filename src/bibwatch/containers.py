@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+_TAIL = 256  # zeros before the end of a WebP that no picture ends with
 _PAGE = 4096  # zeros at the end that are more than padding
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xff\xd9"
 _BOX_HEADER = 8  # bytes: length and kind of an ISO-BMFF box
@@ -68,7 +69,7 @@ def _png(data: bytes) -> bool:
 
 def _webp(data: bytes) -> bool:
     end: int = 8 + int.from_bytes(data[4:8], "little")
-    return len(data) >= end and any(data[max(0, end - _PAGE) : end])
+    return len(data) >= end and any(data[max(0, end - _TAIL) : end])
 
 
 def _heif(data: bytes) -> bool:

@@ -9,9 +9,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -22,7 +23,7 @@ from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
 from bibwatch.pipeline.pipeline import Pipeline
 from bibwatch.settings import Settings, check_outside
-from bibwatch.states import TROUBLE, State
+from bibwatch.states import TROUBLE, UNDONE, State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 
 _TICK_SECONDS = 0.25
 _STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
-_UNDONE = (State.SETTLING, State.READY, State.READING)
 
 Counts = dict[State, int]
 
@@ -75,7 +75,7 @@ class Daemon:
             stack.callback(self._database.close)
             self._database.lock()
             self._database.migrate()
-            stack.enter_context(_signals(self.stop))
+            signals = stack.enter_context(Signals())
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
@@ -85,13 +85,13 @@ class Daemon:
             log.info("model.ready", preset=self._settings.preset, seconds=round(time.monotonic() - start, 2))
             for loop in self._loops:
                 loop.start()
-            self._supervise()
+            self._supervise(signals)
             self._shut_down()
+        if self._pipeline.is_decoding:
+            # Nothing interrupts a decoder, and Python would wait for it. Everything is recorded and closed.
+            os._exit(0)
 
-    def stop(self) -> None:
-        """Begin to stop; called again, end at once."""
-        if self._stop.is_set():
-            os._exit(1)
+    def _stop_loops(self) -> None:
         self._stop.set()
         self._news.set()
         for camera in self._cameras:
@@ -105,14 +105,13 @@ class Daemon:
         if suspects:
             log.warning("daemon.recovered", photos=suspects, reason="bibwatch ended while it read them; they come last")
 
-    def _supervise(self) -> None:
+    def _supervise(self, signals: Signals) -> None:
         """Watch over the loops until it is time to stop."""
         feeder = Feeder(self._loops)
         ready = False
         next_look = 0.0
-        while not self._stop.wait(_TICK_SECONDS):
-            if any(loop.failure for loop in self._loops):
-                break
+        while not signals.number and not any(loop.failure for loop in self._loops):
+            time.sleep(_TICK_SECONDS)
             feeder.feed()
             if not ready and all(camera.scans for camera in self._cameras):
                 ready = True
@@ -122,8 +121,11 @@ class Daemon:
                 next_look = time.monotonic() + (0.0 if self._once else 1.0)
                 counts = self._counts()
                 self._report(counts)
-                if self._once and not any(counts.get(state) for state in _UNDONE):
-                    break
+                if self._once and not any(counts.get(state) for state in UNDONE):
+                    return
+                self._database.check_in_place()
+        if signals.number:
+            log.info("daemon.signal", signal=signal.Signals(signals.number).name)
 
     def _counts(self) -> Counts:
         try:
@@ -133,15 +135,14 @@ class Daemon:
 
     def _report(self, counts: Counts) -> None:
         trouble = sum(counts.get(state, 0) for state in TROUBLE)
-        waiting = sum(counts.get(state, 0) for state in _UNDONE)
+        waiting = sum(counts.get(state, 0) for state in UNDONE)
         notify(f"STATUS={counts.get(State.DONE, 0)} read, {waiting} waiting, {trouble} in trouble")
         if self._on_tick:
             self._on_tick(counts)
 
     def _shut_down(self) -> None:
         notify("STOPPING=1")
-        if not self._stop.is_set():
-            self.stop()
+        self._stop_loops()
         deadline = time.monotonic() + _STOP_SECONDS
         late = [loop.name for loop in self._loops if not loop.join(max(0.0, deadline - time.monotonic()))]
         if late:
@@ -183,18 +184,25 @@ class Feeder:
         return True
 
 
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and SIGINT; put back what was there afterwards."""
+class Signals:
+    """Takes note of SIGTERM and SIGINT, as a context; the second one ends the process at once.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        log.info("daemon.signal", signal=signal.Signals(number).name)
-        stop()
+    A handler runs in the middle of anything, with locks held: it may not log, nor set an event.
+    """
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.number = 0  # of the signal that came
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.number:
+            os._exit(1)
+        self.number = number

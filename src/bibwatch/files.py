@@ -38,7 +38,12 @@ class Stat(NamedTuple):
     @classmethod
     def of(cls, result: os.stat_result) -> Stat:
         """Take the tuple from a system stat result."""
-        return cls(result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
+        return cls(result.st_ino, result.st_size, _clamped(result.st_mtime_ns), _clamped(result.st_ctime_ns))
+
+
+def _clamped(nanoseconds: int) -> int:
+    """Keep a time within what a database's integer holds: files may claim to be from the year 2300."""
+    return max(-(2**63), min(2**63 - 1, nanoseconds))
 
 
 def read(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
@@ -77,7 +82,7 @@ def _refuse(found: os.stat_result, expected: Stat | None, max_bytes: int) -> Non
 def _error_for(exc: OSError) -> PhotoError:
     reason = exc.strerror or str(exc)
     if exc.errno in _GONE:
-        return PhotoGoneError(f"vanished before it was read ({reason})")
+        return PhotoGoneError(f"not there when it was to be read ({reason})")
     if exc.errno == errno.ELOOP:
         return PhotoUnsupportedError("a symbolic link; links are not followed")
     return PhotoUnreadableError(f"cannot be read ({reason})")

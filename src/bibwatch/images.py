@@ -9,7 +9,9 @@ import hashlib
 import io
 import math
 import re
+import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -39,6 +41,9 @@ _TURN = {  # EXIF orientation: what makes it upright
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPPED = {5, 6, 7, 8}  # the orientations that turn the picture on its side
+_LARGE = 50_000_000  # pixels; pictures over this are decoded one at a time, for the sake of memory
+_ONE_LARGE = threading.Lock()
+_RESIZABLE = {"L", "RGB", "RGBA", "CMYK"}  # modes that are made smaller first and RGB afterwards
 _MAGIC = 12  # bytes that tell the format
 
 
@@ -115,10 +120,11 @@ def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | Non
         width, height = image.size
         if width * height > limits.max_pixels:
             raise PhotoOversizedError(f"{width}x{height} pixels is over images.max_pixels = {limits.max_pixels}")
-        if not containers.is_complete(data):
+        if not containers.is_complete(data) or (kind == "TIFF" and _strips_end(image) > len(data)):
             raise PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes); waiting for the rest")
         try:
-            picture = _rgb(image, longest_side)
+            with _ONE_LARGE if width * height > _LARGE else nullcontext():
+                picture = _rgb(image, longest_side)
             orientation, captured_at = _exif(image)  # after the decoding: a decoder that turns the picture says so here
             if orientation in _TURN:
                 picture = picture.transpose(_TURN[orientation])
@@ -131,10 +137,21 @@ def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | Non
 
 def _broken(data: bytes, kind: str, exc: Exception) -> PhotoIncompleteError | PhotoUndecodableError:
     """Tell a photo cut short from a broken one. Decoders raise nearly anything on hostile bytes."""
-    reason = " ".join(str(exc).split())[:120] or type(exc).__name__
+    reason = " ".join(re.sub("<[^>]*>", "", str(exc)).split())[:120] or type(exc).__name__
     if not containers.is_complete(data) or "truncated" in reason or isinstance(exc, EOFError):
         return PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes: {reason}); waiting for the rest")
     return PhotoUndecodableError(f"a broken {kind} ({reason})")
+
+
+def _strips_end(image: Image.Image) -> int:
+    """Return where the last of a TIFF's strips or tiles ends, in bytes; its directory says so."""
+    tags = getattr(image, "tag_v2", {})
+    ends = [
+        start + length
+        for offsets, counts in ((273, 279), (324, 325))
+        for start, length in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
+    ]
+    return max(ends, default=0)
 
 
 def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
@@ -144,7 +161,9 @@ def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
         image.load()
-        image = to_rgb(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        if image.mode not in _RESIZABLE:
+            image = to_rgb(image)
+        image = to_rgb(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
     else:
         image.load()
         image = to_rgb(image)
@@ -169,9 +188,12 @@ def _exif(image: Image.Image) -> tuple[int, datetime | None]:
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-        details = exif.get_ifd(ExifTags.IFD.Exif)
     except Exception:  # noqa: BLE001  # broken EXIF must not cost the photo
         return 1, None
+    try:
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # noqa: BLE001
+        details = {}
     captured = _captured_at(
         details.get(ExifTags.Base.DateTimeOriginal),
         details.get(ExifTags.Base.SubsecTimeOriginal),

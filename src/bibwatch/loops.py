@@ -20,6 +20,8 @@ from bibwatch.errors import StoreError
 log = structlog.get_logger()
 T = TypeVar("T")
 
+_TELL_EVERY = 20  # tries of the database between two lines about it: some ten minutes
+
 
 class Loop(ABC):
     """Work in a thread of its own. Made, started, told to stop, joined."""
@@ -61,7 +63,7 @@ class Loop(ABC):
 
     def _trouble(self, state: RetryCallState) -> None:
         self.beat()  # waiting for the database is what this loop should do now
-        if state.attempt_number == 1 and state.outcome is not None:
+        if state.attempt_number % _TELL_EVERY == 1 and state.outcome is not None:
             log.error("store.trouble", loop=self.name, error=str(state.outcome.exception()), retry="until it works")
 
     def _run(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,7 +30,9 @@ class Registry:
 
     def __init__(self, plugins: Collection[str] = (), presets: Table | None = None, stages: Table | None = None):
         self._allowed = {_canonical(name) for name in ("bibwatch", *plugins)}
-        self._presets: Table = {**BUILT_IN, **(presets or {})}
+        self._plugins = plugins
+        self._own: Table = presets or {}
+        self._presets: Table = {**BUILT_IN, **self._own}
         self._stages: Table = stages or {}
 
     @property
@@ -46,22 +48,37 @@ class Registry:
     def model_options(self, preset: str) -> ModelOptions:
         """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
         table = self._inherited(preset, ())
-        runtime: type[Runtime[Any]] = self.class_of("runtimes", str(table.get("kind", "")))
+        if "kind" not in table:
+            raise ConfigurationError(f"presets.{preset}: neither `kind` nor `base` is given")
+        runtime: type[Runtime[Any]] = self.class_of("runtimes", str(table["kind"]))
         return _validate(runtime.options_type, {**table, "name": preset}, f"presets.{preset}")
 
     def stage(self, name: str, preset: str) -> Stage[Any]:
         """Return the stage `name` bound to a runtime for `preset`; nothing heavy is loaded yet."""
+        stage, options = self._stage_options(name, self.model_options(preset))
+        return stage(options, self._runtime(options.model_options), self._interpreter(options))
+
+    def check(self) -> None:
+        """Raise ConfigurationError if anything that the configuration names cannot be."""
+        for plugin in self._plugins:
+            try:
+                distribution(plugin)
+            except PackageNotFoundError as exc:
+                raise ConfigurationError(f"plugins: {plugin} is not installed; pip install {plugin}") from exc
+        options = [self.model_options(name) for name in self._own]
+        for name in self._stages:
+            self._stage_options(name, options[0] if options else self.model_options(next(iter(BUILT_IN))))
+
+    def _stage_options(self, name: str, model_options: ModelOptions) -> tuple[type[Stage[Any]], StageOptions]:
         table = dict(self._stages.get(name, {}))
-        kind = str(table.setdefault("kind", name))
-        stage: type[Stage[Any]] = self.class_of("stages", kind)
+        stage: type[Stage[Any]] = self.class_of("stages", str(table.setdefault("kind", name)))
         if "model_options" in table:
             raise ConfigurationError(f"stages.{name}.model_options: the model is chosen with `preset`")
-        table["model_options"] = self.model_options(preset)
+        table["model_options"] = model_options
         interpreter = table.pop("model_interpreter_options", None)
         if interpreter is not None:
             table["model_interpreter_options"] = self._interpreter_options(interpreter, name)
-        options = _validate(stage.options_type, table, f"stages.{name}")
-        return stage(options, self._runtime(options.model_options), self._interpreter(options))
+        return stage, _validate(stage.options_type, table, f"stages.{name}")
 
     def _runtime(self, options: ModelOptions) -> Runtime[Any]:
         runtime: Runtime[Any] = self.class_of("runtimes", options.kind)(options)
@@ -73,7 +90,9 @@ class Registry:
         return interpreter
 
     def _interpreter_options(self, table: Mapping[str, Any], stage: str) -> InterpreterOptions:
-        interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", str(table.get("kind", "")))
+        if "kind" not in table:
+            raise ConfigurationError(f"stages.{stage}.model_interpreter_options: `kind` is not given")
+        interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", str(table["kind"]))
         return _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
 
     def _inherited(self, preset: str, via: tuple[str, ...]) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class CameraSettings(_Section):
         try:
             absolute = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # links are kept as written
             absolute.resolve(), absolute.is_dir()
-        except (OSError, RuntimeError) as exc:  # a name too long, a link to itself, an unknown ~user
+        except PermissionError:  # as good as missing: it is waited for
+            return absolute
+        except (OSError, RuntimeError, ValueError) as exc:  # a name too long, a link to itself, an unknown ~user
             raise ValueError(f"{path} cannot be a folder: {getattr(exc, 'strerror', None) or exc}") from exc
         return absolute
 
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
+        env_ignore_empty=True,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -172,9 +175,9 @@ def _config_file(config: Path | None) -> Path | None:
 
 
 def _check_cameras(cameras: Mapping[str, CameraSettings]) -> None:
-    real = {name: camera.path.resolve() for name, camera in cameras.items()}
+    real = {name: Path(os.path.realpath(camera.path)) for name, camera in cameras.items()}
     for name, path in real.items():
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112  # no error where we may not look
             raise ConfigurationError(f"cameras.{name}.path: {path} is not a folder")
         for other, its in real.items():
             if name != other and path.is_relative_to(its):
@@ -186,7 +189,7 @@ def _check_cameras(cameras: Mapping[str, CameraSettings]) -> None:
 def check_outside(file: Path, cameras: Mapping[str, CameraSettings]) -> None:
     """Raise ConfigurationError if the database's file is in a watched folder."""
     for name, camera in cameras.items():
-        if file.resolve().is_relative_to(camera.path.resolve()):
+        if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(camera.path)):
             raise ConfigurationError(
                 f"database {file} is inside the folder of camera {name} ({camera.path}); set database_url elsewhere"
             )

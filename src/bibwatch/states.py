@@ -72,5 +72,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     **dict.fromkeys((State.EMPTY, State.INCOMPLETE, State.UNREADABLE), _CHANGED | {State.GONE}),
 }
 
+# Something will happen to these by itself.
+UNDONE = frozenset({State.SETTLING, State.READY, State.READING})
+
 # What a person may have tried again.
 TROUBLE = OUTCOMES

@@ -5,10 +5,11 @@ Knows how a line is written (journald, JSON, or colours on a terminal). Does not
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -55,6 +56,19 @@ def serve_metrics(host: str, port: int) -> None:
         raise ConfigurationError(f"metrics_port = {port}: {exc.strerror}") from exc
 
 
+class _Stderr:
+    """Standard error, whose troubles (a full disk, a closed pipe) are no reason to stop reading photos."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def set_up_logs(level: str, form: Literal["auto", "text", "json"]) -> None:
     """Send structured log lines to stderr. `auto` is coloured text on a terminal and plain text elsewhere."""
     terminal = sys.stderr.isatty()
@@ -75,7 +89,7 @@ def set_up_logs(level: str, form: Literal["auto", "text", "json"]) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")

@@ -13,7 +13,6 @@ from typing import Literal
 import pytest
 
 from bibwatch.files import Stat
-from bibwatch.ingest import camera as camera_module
 from bibwatch.ingest import hints as hints_module
 from bibwatch.ingest import mounts
 from bibwatch.ingest.camera import Camera
@@ -232,7 +231,7 @@ def test_a_temporary_file_counts_once_it_has_its_name(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [State.DONE, State.EMPTY, State.INCOMPLETE, State.UNREADABLE, State.UNDECODABLE, State.OVERSIZED, State.FAILED],
+    [State.DONE, State.EMPTY, State.INCOMPLETE, State.UNDECODABLE, State.OVERSIZED, State.FAILED],
 )
 def test_an_unchanged_file_is_never_seen_twice(rig: Rig, state: State) -> None:
     rig.put("x.jpg")
@@ -320,9 +319,15 @@ def test_an_unreadable_file_is_tried_again_after_a_while(rig: Rig, monkeypatch: 
     rig.finish(State.UNREADABLE)
     rig.news.clear()
     assert rig.scan() == {"x.jpg": State.UNREADABLE}
-    monkeypatch.setattr(camera_module, "_UNREADABLE_SECONDS", -60)
-    assert rig.scan() == {"x.jpg": State.READY}
+    rig.camera._next_retry = 0
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert rig.scan() == {"x.jpg": State.UNREADABLE}
+    assert not rig.news.is_set()
+    rig.camera._next_retry = 0
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    rig.scan()
     assert rig.news.is_set()
+    assert rig.scan() == {"x.jpg": State.READY}
 
 
 # Absence
@@ -497,13 +502,16 @@ def test_a_raw_with_its_jpeg_is_paired_at_once(slow: Rig) -> None:
     assert slow.scan() == {"IMG_1.NEF": State.PAIRED, "IMG_1.jpg": State.SETTLING}
 
 
-def test_a_paired_raw_stays_paired_when_its_jpeg_is_cleared_away(rig: Rig) -> None:
+def test_a_raw_whose_jpeg_goes_is_alone_again(rig: Rig) -> None:
     rig.put("IMG_1.CR3")
     jpeg = rig.put("IMG_1.JPG")
     rig.scan()
     rig.finish()
     jpeg.unlink()
-    assert rig.scan() == {"IMG_1.CR3": State.PAIRED, "IMG_1.JPG": State.DONE}
+    assert rig.scan() == {"IMG_1.CR3": State.RAW, "IMG_1.JPG": State.DONE}
+    rig.restart()
+    rig.put("IMG_1.JPG")
+    assert rig.scan()["IMG_1.CR3"] is State.PAIRED
 
 
 def test_a_link_is_nothing_until_a_file_takes_its_place(rig: Rig, tmp_path: Path) -> None:

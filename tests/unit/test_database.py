@@ -144,7 +144,7 @@ def test_check_finds_an_older_schema(file: Path) -> None:
     """A database that `bibwatch run` has still to migrate."""
     file.touch()
     with opened(file) as database:
-        with pytest.raises(ConfigurationError, match="another schema; start `bibwatch run` once"):
+        with pytest.raises(ConfigurationError, match="older schema; start `bibwatch run` once"):
             database.check()
         database.migrate()
         database.check()
@@ -156,7 +156,7 @@ def test_a_newer_schema_is_left_alone(file: Path) -> None:
         database.migrate()
         with database.write() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        with pytest.raises(ConfigurationError, match="another schema"):
+        with pytest.raises(ConfigurationError, match="made by a newer bibwatch"):
             database.check()
         with pytest.raises(ConfigurationError, match="schema 9999, made by a newer bibwatch; upgrade"):
             database.migrate()

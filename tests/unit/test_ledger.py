@@ -42,8 +42,6 @@ _PIXEL = Image.new("RGB", (1, 1))
 _OCR = Reader("bib_number", "rapidocr", "aaaaaaaaaaaa")
 _OTHER_OPTIONS = _OCR._replace(options_hash="bbbbbbbbbbbb")
 _OTHER_PRESET = Reader("bib_number", "another", "cccccccccccc")
-_LATE = "9999-01-01T00:00:00.000Z"
-_EARLY = "1999-01-01T00:00:00.000Z"
 _AWAITED = {State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE}
 
 
@@ -238,22 +236,16 @@ def test_a_file_that_grows_keeps_its_arrival_time_and_a_new_photo_does_not(ledge
     assert sql("file_status")[0]["first_seen_at"] > first["first_seen_at"]
 
 
-def test_an_unreadable_file_is_tried_again_after_a_while(ledger: Ledger, sql: Any) -> None:
-    """R33: no permission is never the end of a photo."""
+def test_a_photo_that_was_read_stays_done_when_its_file_goes(ledger: Ledger, sql: Any) -> None:
+    """Other options want it read again, but there is nothing left to read: what was read stays, and stays shown."""
     drop(ledger, "/drop/a.jpg")
-    end(ledger, State.UNREADABLE, "no permission")
-    assert ledger.retry_unreadable(_EARLY) == 0
-    assert states(sql) == {"/drop/a.jpg": "unreadable"}
-    assert ledger.retry_unreadable(_LATE) == 1
-    (row,) = sql("file_status")
-    assert (row["state"], row["attempts"], row["error"]) == ("ready", 0, None)
-
-
-def test_only_unreadable_files_are_tried_again_by_themselves(ledger: Ledger, sql: Any) -> None:
-    for state in State:
-        drop(ledger, f"/drop/{state}.jpg", state=state)
-    assert ledger.retry_unreadable(_LATE) == 1
-    assert states(sql) == {f"/drop/{s}.jpg": "ready" if s is State.UNREADABLE else s for s in State}
+    read(ledger, "0042")
+    ledger.recover(_OTHER_OPTIONS, 5)
+    (again,) = claim(ledger)
+    ledger.finish(_OTHER_OPTIONS, [Finished(again, state=State.GONE, error="not there")])
+    (row,) = sql("image_status")
+    assert (row["state"], row["error"]) == ("done", None)
+    assert [row["bib"] for row in sql("bib_results")] == ["0042"]
 
 
 def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
@@ -802,11 +794,6 @@ class Race(RuleBasedStateMachine):
     @rule(states=st.sets(st.sampled_from(sorted(TROUBLE)), min_size=4), place=st.none() | places)
     def retry(self, states: set[State], place: tuple[str, str] | None) -> None:
         self.ledger.retry(states, [place[1]] if place else [])
-
-    @precondition(lambda self: any(row["state"] == State.UNREADABLE for row in self.files.values()))
-    @rule(before=st.sampled_from([_EARLY, _LATE]))
-    def retry_unreadable(self, before: str) -> None:
-        self.ledger.retry_unreadable(before)
 
     @invariant()
     def everything_holds(self) -> None:

@@ -119,7 +119,7 @@ def test_naming_a_stage_loads_no_model() -> None:
         ("qqqq", "rapidocr", "unknown kind of stage 'qqqq'; known: bib_number"),
         ("bad_kind", "rapidocr", "unknown kind of stage 'bibnumber'; did you mean 'bib_number'?"),
         ("bib_number", "bad_kind", "unknown kind of runtime 'vision_orc'; did you mean 'vision_ocr'?"),
-        ("bib_number", "no_kind", "unknown kind of runtime ''; known: vision_ocr"),
+        ("bib_number", "no_kind", "presets.no_kind: neither `kind` nor `base` is given"),
         ("bib_number", "bad_key", "unknown key 'presets.bad_key.min_scor'; did you mean 'min_score'?"),
     ],
 )

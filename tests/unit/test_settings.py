@@ -260,7 +260,6 @@ def test_a_bad_value_in_the_file(toml: Callable[[str], None], content: str, plac
     [
         ("INGEST__SCAN_SECONDS", "often", "ingest.scan_seconds: "),
         ("INGEST__SCAN_SECONDS", "nan", "ingest.scan_seconds: "),
-        ("METRICS_PORT", "", "metrics_port: "),
         ("CAMERAS", "{", '"cameras"'),
         ("CAMERAS", "[]", "cameras: "),
         ("CAMERAS", "/srv/drop", '"cameras"'),
@@ -435,7 +434,7 @@ def test_a_built_in_preset_can_be_replaced(toml: Callable[[str], None]) -> None:
         ('[presets.rapidocr]\nbase = "b"\n[presets.b]\nbase = "rapidocr"', "b", "base leads back to itself"),
         ('[presets.a]\nbase = "rapidorc"', "a", "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         ('[presets.a]\nkind = "vision_orc"', "a", "'vision_orc'; did you mean 'vision_ocr'?"),
-        ("[presets.a]\nbatch_size = 1", "a", "unknown kind of runtime"),
+        ("[presets.a]\nbatch_size = 1", "a", "presets.a: neither `kind` nor `base` is given"),
         (
             '[presets.a]\nbase = "rapidocr"\nbatchsize = 1',
             "a",

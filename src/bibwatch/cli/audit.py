@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import as_json, for_watching, open_database, settings_from, shown
-from bibwatch.errors import BibwatchError
+from bibwatch.cli.options import as_json, for_folders, open_database, shown
+from bibwatch.errors import BibwatchError, ConfigurationError
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
 
 
 @click.command("audit")
 @as_json
-@for_watching
-def command(
-    *,
-    as_json: bool,
-    config: Path | None,
-    stage: str | None,
-    preset: str | None,
-    cameras: tuple[str, ...],
-    database: str | None,
-) -> None:
+@for_folders
+def command(*, settings: Settings, as_json: bool) -> None:
     """Compare the camera folders with the ledger: list every photo that is not in it or has changed since.
 
     Exits with 1 if there is one.
     """
     from bibwatch.ingest import scanning
+    from bibwatch.states import State
     from bibwatch.store.ledger import Ledger
 
-    settings = settings_from(config=config, database=database, stage=stage, preset=preset, cameras=cameras)
+    if not settings.cameras:
+        raise ConfigurationError("no camera folder to audit; name one: --camera finish=/srv/drop/finish")
     ledger = Ledger(open_database(settings))
     trouble: list[str] = []
     number = 0
     for name, camera in settings.cameras.items():
-        known = ledger.settled(name)
+        known, settling = ledger.settled(name), ledger.paths(name, State.SETTLING)
         try:
             for entry in scanning.walk(str(camera.path), trouble.append):
                 number += 1
-                if known.get(entry.path) != entry.stat:
+                if known.get(entry.path) != entry.stat and entry.path not in settling:
                     trouble.append(f"not in the ledger: {entry.path}")
         except OSError as exc:
             trouble.append(f"cannot list {camera.path}: {exc.strerror}")

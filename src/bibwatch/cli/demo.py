@@ -42,7 +42,7 @@ def command(*, folder: Path | None, timeout: float) -> None:
     place = _fresh(folder)
     camera, database = place / "finish", place / "bibwatch.db"
     camera.mkdir()
-    console.print(f"Starting [bold]bibwatch run[/bold] on {camera}", soft_wrap=True)
+    console.print(f"Starting `bibwatch run` on {camera}", soft_wrap=True, markup=False)
     with (place / "bibwatch.log").open("wb") as log:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "bibwatch", "run", "--camera", f"finish={camera}"],
@@ -59,9 +59,11 @@ def command(*, folder: Path | None, timeout: float) -> None:
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(30)
-    console.print(f"\n[bold]sqlite3 {database}[/bold]\n{QUERY};\n", soft_wrap=True)
+    console.print(f"\nsqlite3 {database}\n{QUERY};\n", soft_wrap=True, markup=False)
     console.print(_table(database))
-    console.print(f"The database is {database}, the daemon's log {place / 'bibwatch.log'}", soft_wrap=True)
+    console.print(
+        f"The database is {database}, the daemon's log {place / 'bibwatch.log'}", soft_wrap=True, markup=False
+    )
 
 
 def _fresh(folder: Path | None) -> Path:
@@ -71,6 +73,8 @@ def _fresh(folder: Path | None) -> Path:
         folder.mkdir(parents=True)
     except FileExistsError as exc:
         raise click.UsageError(f"--folder {folder} exists already; name a new one") from exc
+    except OSError as exc:
+        raise BibwatchError(f"--folder {folder} cannot be made: {exc.strerror}") from exc
     return folder.resolve()
 
 

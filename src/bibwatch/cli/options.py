@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -27,41 +28,56 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 
 def for_config(command: F) -> F:
-    """Add the option every command has that reads the configuration."""
-    return _config(command)
+    """Give a command that reads the configuration its `settings`."""
+    return _with_settings(command, _config)
 
 
 def for_database(command: F) -> F:
-    """Add the options of commands that look into the database."""
-    return _config(_database(command))
+    """Give a command that looks into the database its `settings`."""
+    return _with_settings(command, _config, _database)
+
+
+def for_folders(command: F) -> F:
+    """Give a command that looks into camera folders and the database its `settings`."""
+    return _with_settings(command, _config, _camera, _database)
 
 
 def for_reading(command: F) -> F:
-    """Add the options of commands that read photos."""
-    return _config(_stage(_preset(command)))
+    """Give a command that reads photos its `settings`."""
+    return _with_settings(command, _config, _stage, _preset)
 
 
 def for_watching(command: F) -> F:
-    """Add the options of commands that watch folders."""
-    return for_reading(_camera(_database(command)))
+    """Give a command that does all of it its `settings`."""
+    return _with_settings(command, _config, _stage, _preset, _camera, _database)
 
 
-def settings_from(
-    *,
-    config: Path | None,
-    database: str | None = None,
-    stage: str | None = None,
-    preset: str | None = None,
-    cameras: tuple[str, ...] = (),
-) -> Settings:
-    """Make settings of the options given on the command line. Raises ConfigurationError or click.UsageError."""
-    from bibwatch import settings
+def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
+    """Add options to a command, and call it with the settings they make."""
 
-    overrides: dict[str, Any] = {"database_url": database, "stage": stage, "preset": preset}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    if cameras:
-        overrides["cameras"] = dict(map(_named_path, cameras))
-    return settings.load(config, **overrides)
+    @functools.wraps(command)
+    def call(
+        *,
+        config: Path | None,
+        database: str | None = None,
+        stage: str | None = None,
+        preset: str | None = None,
+        cameras: tuple[str, ...] = (),
+        **others: Any,
+    ) -> Any:
+        from bibwatch import settings
+
+        given: dict[str, Any] = {"database_url": database, "stage": stage, "preset": preset}
+        given = {name: value for name, value in given.items() if value is not None}
+        if cameras:
+            given["cameras"] = dict(map(_named_path, cameras))
+        found = settings.load(config, **given)
+        found.registry().check()
+        return command(settings=found, **others)
+
+    for option in reversed(options):
+        call = option(call)
+    return cast("F", call)
 
 
 def open_database(settings: Settings) -> Database:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import as_json, for_config, settings_from
+from bibwatch.cli.options import as_json, for_config
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
 
 
 @click.command("presets")
 @as_json
 @for_config
-def command(*, as_json: bool, config: Path | None) -> None:
+def command(*, settings: Settings, as_json: bool) -> None:
     """List the presets, built in and your own."""
     from rich.console import Console
     from rich.table import Table
 
-    settings = settings_from(config=config)
     registry = settings.registry()
     options = [registry.model_options(name) for name in registry.presets]
     if as_json:

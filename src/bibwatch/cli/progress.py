@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from bibwatch.states import State
-
-_WAITING = (State.SETTLING, State.READY, State.READING)
+from bibwatch.states import TROUBLE, UNDONE, State
 
 
 class Progress:
@@ -30,8 +28,8 @@ class Progress:
     def update(self, counts: dict[State, int]) -> None:
         """Show these numbers of files by state."""
         total = sum(counts.values())
-        waiting = sum(counts.get(state, 0) for state in _WAITING)
-        trouble = total - waiting - counts.get(State.DONE, 0) - counts.get(State.PAIRED, 0)
+        waiting = sum(counts.get(state, 0) for state in UNDONE)
+        trouble = sum(counts.get(state, 0) for state in TROUBLE)
         self._bar.update(
             self._task, total=total, completed=total - waiting, note=f"{trouble} in trouble" if trouble else ""
         )

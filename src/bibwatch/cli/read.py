@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, settings_from, shown
+from bibwatch.cli.options import as_json, for_reading, shown
 
 if TYPE_CHECKING:
     from bibwatch.images import Photo
@@ -25,14 +24,11 @@ Answer = tuple[str, "Photo | None", "Outcome | None", str | None]
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE...")
 @as_json
 @for_reading
-def command(
-    *, files: tuple[str, ...], as_json: bool, config: Path | None, stage: str | None, preset: str | None
-) -> None:
+def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> None:
     """Read photos and print what is in them; nothing is recorded.
 
     Exits with 1 if any of them could not be read.
     """
-    settings = settings_from(config=config, stage=stage, preset=preset)
     chosen = settings.registry().stage(settings.stage, settings.preset)
     chosen.runtime.load()
     failed = False

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import for_database, open_database, settings_from
+from bibwatch.cli.options import for_database, open_database
 from bibwatch.errors import BibwatchError
 from bibwatch.states import TROUBLE, State
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
 
 
 @click.command("retry")
@@ -22,14 +25,14 @@ from bibwatch.states import TROUBLE, State
     help="Only files in this state; may be given several times. [default: all of these]",
 )
 @for_database
-def command(*, files: tuple[str, ...], states: tuple[str, ...], config: Path | None, database: str | None) -> None:
+def command(*, settings: Settings, files: tuple[str, ...], states: tuple[str, ...]) -> None:
     """Have files read again that ended in trouble: the named ones, or all.
 
-    A running daemon takes them up at once; otherwise the next `bibwatch run` does.
+    A running daemon takes them up in their turn; otherwise the next `bibwatch run` does.
     """
     from bibwatch.store.ledger import Ledger
 
-    ledger = Ledger(open_database(settings_from(config=config, database=database)))
+    ledger = Ledger(open_database(settings))
     chosen = [State(state) for state in states] or list(TROUBLE)
     number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # links stay as written
     click.echo(f"{number} {'file' if number == 1 else 'files'} will be read again")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import as_json, for_database, open_database, settings_from, shown
+from bibwatch.cli.options import as_json, for_database, open_database, shown
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
 
 
 @click.command("status")
 @as_json
 @for_database
-def command(*, as_json: bool, config: Path | None, database: str | None) -> None:
+def command(*, settings: Settings, as_json: bool) -> None:
     """Show how many files are in each state, the oldest of each, and the camera folders."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from bibwatch.states import MEANING, State
     from bibwatch.store.report import Report
 
-    settings = settings_from(config=config, database=database)
     store = open_database(settings)
     report = Report(store)
     counts, cameras = report.counts(), report.camera_states()
@@ -35,7 +38,9 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
     console.print("bibwatch is running" if running else "bibwatch is [bold]not running[/bold]")
     table = Table("camera", Column("folder", overflow="fold"), "state", "trouble", "since")
     for row in cameras:
-        table.add_row(row["name"], shown(row["path"]), row["state"], row["error"] or "", row["updated_at"])
+        table.add_row(
+            row["name"], *map(escape, (shown(row["path"]), row["state"], row["error"] or "", row["updated_at"]))
+        )
     console.print(table)
     table = Table("state", "files", Column("oldest", overflow="fold"), "since", "why")
     for state in State:
@@ -44,8 +49,8 @@ def command(*, as_json: bool, config: Path | None, database: str | None) -> None
             table.add_row(
                 state,
                 str(number),
-                shown(row.get("path", "")),
+                escape(shown(row.get("path", ""))),
                 row.get("updated_at", ""),
-                row.get("error") or (MEANING[state] if row else ""),
+                escape(row.get("error") or (MEANING[state] if row else "")),
             )
     console.print(table)

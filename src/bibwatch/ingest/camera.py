@@ -5,10 +5,10 @@ Knows what it has seen, and what it still waits for. Does not open a file.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.states import State
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Sighting
-from bibwatch.store.schema import iso
 
 log = structlog.get_logger()
 
@@ -60,10 +59,13 @@ class Camera(Loop):
         self._hinter: Hinter | None = None
         self._settling = Settling(settings.settle_seconds, trust_ctime=True)
         self._known: dict[str, Stat] = {}
-        self._lone_raw: set[str] = set()
+        self._raw: dict[str, State] = {}  # whether each RAW photo is paired
         self._state: tuple[str, str | None] | None = None
         self._next_scan = 0.0
         self._next_hinter = 0.0
+        self._next_retry = 0.0
+        self._earliest_scan = 0.0
+        self._rescan = False
         self._no_events: str | None = None
         self.scans = 0
         self.healthy = False  # the folder could be scanned, the last time
@@ -72,9 +74,10 @@ class Camera(Loop):
         self.insist(self.load)
         while not self.stop.is_set():
             hints = self._hinter.take() if self._hinter else NO_HINTS
-            if hints.rescan:
+            if hints.overflow:
                 telemetry.RESCANS.labels(self.camera).inc()
-            if hints.rescan or time.monotonic() >= self._next_scan:
+            self._rescan |= hints.rescan
+            if time.monotonic() >= (self._earliest_scan if self._rescan else self._next_scan):
                 self.scan(hints)
             elif hinted := hints.closed | hints.touched:
                 entries = filter(None, (scanning.look(self._folder, path) for path in hinted))
@@ -89,11 +92,14 @@ class Camera(Loop):
     def load(self) -> None:
         """Learn from the ledger what was seen before."""
         self._known = self._ledger.settled(self.camera)
-        self._lone_raw = self._ledger.paths(self.camera, State.RAW)
+        self._raw = {
+            path: state for state in (State.RAW, State.PAIRED) for path in self._ledger.paths(self.camera, state)
+        }
 
     def scan(self, hints: Hints = NO_HINTS) -> None:
         """Look at everything in the folder. Watching begins before looking, so that nothing falls between."""
         start = time.monotonic()
+        self._rescan = False
         polled = self._watch == "poll" or (self._watch == "auto" and mounts.is_polled(Path(self._folder)))
         self._settling.trust_ctime = not polled
         trouble: list[str] = []
@@ -110,12 +116,11 @@ class Camera(Loop):
             if not unlisted:
                 self._miss(seen, waiting)
             self._note("watching" if self._hinter else "polling", "; ".join(trouble + unlisted) or None)
-        before = iso(datetime.now(UTC) - timedelta(seconds=_UNREADABLE_SECONDS))
-        if self.insist(lambda: self._ledger.retry_unreadable(before)):
-            self._news.set()
+        self._retry_unreadable(waiting)
         seconds = time.monotonic() - start
         interval = self._settings.poll_seconds if polled else self._settings.scan_seconds
-        self._next_scan = start + max(interval, seconds / _SCAN_SHARE)
+        self._earliest_scan = start + seconds / _SCAN_SHARE
+        self._next_scan = max(start + interval, self._earliest_scan)
         self.scans += 1
         telemetry.SCANS.labels(self.camera).inc()
         telemetry.SCAN_SECONDS.labels(self.camera).set(seconds)
@@ -126,7 +131,8 @@ class Camera(Loop):
             self._hinter.wake()
 
     def _wait(self) -> None:
-        seconds = min(_BEAT_SECONDS, max(0.0, self._next_scan - time.monotonic()))
+        due = self._earliest_scan if self._rescan else self._next_scan
+        seconds = min(_BEAT_SECONDS, max(0.0, due - time.monotonic()))
         if self._hinter:
             self._hinter.wait(seconds)
         else:
@@ -161,15 +167,16 @@ class Camera(Loop):
         self, entries: Iterable[Entry], hints: Hints, waiting: Mapping[str, State], seen: set[str]
     ) -> Iterator[Sighting]:
         for path, stat, ends_as, reason in entries:
+            self.beat()
             was = waiting.get(path)
             if was is not None:
                 seen.add(path)
-            now_paired = ends_as is State.PAIRED and path in self._lone_raw
-            if self._known.get(path) == stat and was not in {State.GONE, State.SETTLING} and not now_paired:
+            known = self._known.get(path) == stat and was not in {State.GONE, State.SETTLING}
+            if known and ends_as is self._raw.get(path):
                 continue
             if ends_as is not None:
                 self._known[path] = stat
-                (self._lone_raw.add if ends_as is State.RAW else self._lone_raw.discard)(path)
+                self._raw[path] = ends_as
                 yield Sighting(path, stat, ends_as, reason)
             elif self._settling.is_settled(path, stat, closed=path in hints.closed):
                 self._known[path] = stat
@@ -177,6 +184,16 @@ class Camera(Loop):
             elif was is not State.SETTLING or path in self._known:
                 self._known.pop(path, None)
                 yield Sighting(path, stat, State.SETTLING)
+
+    def _retry_unreadable(self, waiting: Mapping[str, State]) -> None:
+        """Have files tried again that the system refused, now and then, if it would let us now."""
+        if time.monotonic() < self._next_retry:
+            return
+        self._next_retry = time.monotonic() + _UNREADABLE_SECONDS
+        refused = [path for path, state in waiting.items() if state is State.UNREADABLE]
+        if readable := [path for path in refused if os.access(path, os.R_OK)]:
+            self.insist(lambda: self._ledger.retry([State.UNREADABLE], readable))
+            self._news.set()
 
     def _miss(self, seen: Collection[str], waiting: Mapping[str, State]) -> None:
         """Files that were waited for and are no longer there have gone; every other absence is left alone."""

@@ -37,7 +37,8 @@ class Hints(NamedTuple):
 
     closed: frozenset[str] = frozenset()  # complete: closed after writing, or renamed into place
     touched: frozenset[str] = frozenset()  # there, perhaps still being written
-    rescan: bool = False  # too many to keep, or a whole folder came: look everywhere
+    rescan: bool = False  # a whole folder came, or there were too many: look everywhere
+    overflow: bool = False  # there were too many to keep
 
 
 NO_HINTS = Hints()
@@ -53,7 +54,7 @@ class Hinter(FileSystemEventHandler):
         self._news = threading.Event()
         self._closed: set[str] = set()
         self._touched: set[str] = set()
-        self._rescan = False
+        self._rescan = self._overflow = False
         self._identity = _identity(folder)
         self._observer = Observer()
         try:
@@ -92,10 +93,11 @@ class Hinter(FileSystemEventHandler):
         """Return the hints since the last call."""
         with self._lock:
             self._news.clear()
-            hints = Hints(frozenset(self._closed), frozenset(self._touched - self._closed), self._rescan)
+            touched = frozenset(self._touched - self._closed)
+            hints = Hints(frozenset(self._closed), touched, self._rescan, self._overflow)
             self._closed.clear()
             self._touched.clear()
-            self._rescan = False
+            self._rescan = self._overflow = False
         return hints
 
     def close(self) -> None:
@@ -116,7 +118,7 @@ class Hinter(FileSystemEventHandler):
             if len(self._closed) + len(self._touched) > _MOST:
                 self._closed.clear()
                 self._touched.clear()
-                self._rescan = True
+                self._rescan = self._overflow = True
         self._news.set()
 
 

@@ -70,7 +70,11 @@ def look(folder: str, path: str) -> Entry | None:
 
 def _photos(entries: list[os.DirEntry[str]], on_trouble: Callable[[str], None]) -> Iterator[Entry]:
     kinds = {entry.name: kind_of(entry.name) for entry in entries}
-    stems = {stem_of(name) for name, kind in kinds.items() if kind is Kind.PHOTO}
+    stems = {
+        stem_of(entry.name)
+        for entry in entries
+        if kinds[entry.name] is Kind.PHOTO and entry.is_file(follow_symlinks=False)
+    }
     for entry in entries:
         kind = kinds[entry.name]
         if kind is Kind.OTHER:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 _IDLE_SECONDS = 1.0  # between two looks for work that came without news (`bibwatch retry`)
 _DRAIN_SECONDS = 8.0  # after a stop, photos of the batch in flight are still read for so long
+_MOST_TOLD = 10_000  # troubles remembered, so as to tell each once
+_SLICE_SECONDS = 0.5  # between two looks at whether to go on waiting for a photo
 _UNAVAILABLE_SECONDS = 5.0  # before a model that could not be reached is asked again
 
 
@@ -69,6 +71,8 @@ class Pipeline(Loop):
         self._news = news
         self._batch_size: int = stage.options.model_options.batch_size
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._decoding: list[Future[Photo | Finished]] = []
+        self._told: set[tuple[str, str]] = set()
         self._ready_since: float | None = None
         self._stopped_at: float | None = None
         self.unavailable: str | None = None  # why the model could not be asked, the last time
@@ -88,6 +92,11 @@ class Pipeline(Loop):
 
     def ended(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether a photo is being decoded still, which nothing can interrupt."""
+        return any(future.running() for future in self._decoding)
 
     def _wait_seconds(self) -> float:
         if self._ready_since is None:
@@ -111,6 +120,7 @@ class Pipeline(Loop):
             return None
         side = self._stage.longest_side
         photos = [self._pool.submit(prepare, claim, self._limits, side) for claim in claims]
+        self._decoding = [future for future in self._decoding if not future.done()] + photos
         return Batch(claims, photos, time.monotonic())
 
     def _read(self, batch: Batch) -> Batch | None:
@@ -118,6 +128,8 @@ class Pipeline(Loop):
         finished: list[Finished] = []
         photos: list[tuple[Claim, Photo]] = []
         for claim, future in zip(batch.claims, batch.photos, strict=True):
+            if not self._decoded(future):
+                break
             result = future.result()
             self.beat()
             if isinstance(result, Finished):
@@ -133,6 +145,14 @@ class Pipeline(Loop):
             self.insist(lambda: self._ledger.release(left))
         self._tell(batch, finished)
         return following
+
+    def _decoded(self, future: Future[Photo | Finished]) -> bool:
+        """Wait for a photo; give up only when the time to drain after a stop is over."""
+        while not future.done():
+            wait([future], timeout=_SLICE_SECONDS)
+            if self.stop.is_set() and self._drain_is_over():
+                return False
+        return True
 
     def _answers(self, photos: list[tuple[Claim, Photo]]) -> list[Finished]:
         """Ask the stage about every image once, unless it has answered before; leave out what it was not asked."""
@@ -186,7 +206,17 @@ class Pipeline(Loop):
         telemetry.BATCH_SECONDS.observe(seconds)
         for item in finished:
             telemetry.FINISHED.labels(item.state).inc()
-            if item.error:
+            if item.error and self._is_news(item.claim.path, item.error):
                 log.warning(f"photo.{item.state}", camera=item.claim.camera, path=item.claim.path, error=item.error)
-        bibs = sum(len(item.outcome.readings) for item in finished if item.outcome)
-        log.info("batch.done", photos=len(finished), bibs=bibs, seconds=round(seconds, 2))
+        read = [item for item in finished if item.photo]
+        bibs = sum(len(item.outcome.readings) for item in read if item.outcome)
+        if read:
+            log.info("batch.done", photos=len(read), bibs=bibs, seconds=round(seconds, 2))
+
+    def _is_news(self, path: str, error: str) -> bool:
+        """Tell whether this trouble has not been told yet; a file may be tried again for hours."""
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        known = (path, error) in self._told
+        self._told.add((path, error))
+        return not known

@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from bibwatch.errors import AlreadyRunningError, ConfigurationError, StoreError
 from bibwatch.store.schema import VIEWS, metadata
@@ -44,24 +44,24 @@ class Database:
         self.url = url
         self._writing = threading.Lock()
         self._locked: IO[bytes] | Connection | None = None
+        self._inode: int | None = None
         self.file = sqlite_file(url)
         self.engine = _engine(url)
 
     def check(self) -> None:
         """Make sure that the database is there and has this version's schema. Raises ConfigurationError."""
-        if self.file and not self.file.exists():
+        if self.file and not os.path.exists(self.file):  # noqa: PTH110  # Path.exists raises where we may not look
             raise ConfigurationError(f"no database at {self.file}; `bibwatch run` makes it, database_url says where")
-        if self._revision() != _head():
-            raise ConfigurationError(f"database {redacted(self.url)} has another schema; start `bibwatch run` once")
+        found = self._revision()
+        if found != _head():
+            self._refuse_newer(found)
+            raise ConfigurationError(f"database {redacted(self.url)} has an older schema; start `bibwatch run` once")
 
     def migrate(self) -> None:
         """Bring tables and views up to date, in one transaction. Raises ConfigurationError where it cannot be done."""
         found = self._revision()
+        self._refuse_newer(found)
         config = _alembic()
-        if found and found not in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
-            raise ConfigurationError(
-                f"database {redacted(self.url)} has schema {found}, made by a newer bibwatch; upgrade bibwatch"
-            )
         with self.write() as connection:
             taken = not found and metadata.tables.keys() & set(inspect(connection).get_table_names())
             if taken:
@@ -76,12 +76,24 @@ class Database:
             for name, select in VIEWS.items():
                 connection.execute(text(f"CREATE VIEW {name} AS {select}"))
 
+    def _refuse_newer(self, found: str | None) -> None:
+        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+        if found and found not in known:
+            raise ConfigurationError(
+                f"database {redacted(self.url)} has schema {found}, made by a newer bibwatch; upgrade bibwatch"
+            )
+
     def _revision(self) -> str | None:
         try:
             with self.engine.connect().execution_options(writing=False) as connection:
                 return MigrationContext.configure(connection).get_current_revision()
+        except OperationalError as exc:
+            if "unable to open" in str(exc.orig):
+                raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
+            # locked, disk full, server down: that passes, and the service manager starts us again
+            raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
         except DBAPIError as exc:
-            raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
+            raise ConfigurationError(f"cannot use database {redacted(self.url)}: {_one_line(exc)}") from exc
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -101,7 +113,7 @@ class Database:
             with self.engine.connect().execution_options(writing=writing) as connection, connection.begin():
                 yield connection
         except DBAPIError as exc:
-            raise StoreError(f"database {redacted(self.url)}: {exc.orig}") from exc
+            raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
 
     def lock(self) -> None:
         """Take the database for this process, for as long as it lives.
@@ -109,7 +121,10 @@ class Database:
         Raises AlreadyRunningError, or ConfigurationError if its folder is not there or not writable.
         """
         if self.file is None:
-            connection = self.engine.connect()
+            try:
+                connection = self.engine.connect()
+            except OperationalError as exc:
+                raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
             if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar():
                 connection.close()
                 raise AlreadyRunningError(f"another bibwatch works on {redacted(self.url)}")
@@ -145,7 +160,17 @@ class Database:
     @property
     def _lock_file(self) -> Path:
         assert self.file is not None  # noqa: S101
-        return self.file.with_name(self.file.name + ".lock")
+        real = Path(os.path.realpath(self.file))  # whichever name it was opened by
+        return real.with_name(real.name + ".lock")
+
+    def check_in_place(self) -> None:
+        """Raise StoreError if the SQLite file was removed or replaced: what is written then is seen by nobody."""
+        if self.file is None:
+            return
+        inode = self.file.stat().st_ino if os.path.exists(self.file) else None  # noqa: PTH110
+        self._inode = self._inode or inode
+        if inode != self._inode:
+            raise StoreError(f"database {self.file} was removed or replaced; starting again makes a new one")
 
     def unlock(self) -> None:
         """Give the database to others."""
@@ -170,9 +195,13 @@ def sqlite_file(url: str) -> Path | None:
         raise ConfigurationError(f"database_url: {name} is not supported; use sqlite or postgresql")
     if name != "sqlite":
         return None
-    if not parsed.database or parsed.database == ":memory:":
+    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise ConfigurationError("database_url: SQLite needs a file, such as sqlite:///bibwatch.db")
     return Path(os.path.abspath(parsed.database))  # noqa: PTH100  # links are kept as written
+
+
+def _one_line(exc: DBAPIError) -> str:
+    return " ".join(str(exc.orig).split())
 
 
 def redacted(url: str) -> str:

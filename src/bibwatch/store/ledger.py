@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, exists, func, not_, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, case, func, not_, or_, select, update
 
 from bibwatch.files import Stat
 from bibwatch.states import State
@@ -84,14 +84,6 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(statement, rows)
 
-    def retry_unreadable(self, before: str) -> int:
-        """Make unreadable files ready again whose last try was before a time; return how many."""
-        stale = and_(files.c.state == State.UNREADABLE, files.c.updated_at < before)
-        with self._database.read() as connection:
-            if not connection.execute(select(exists().where(stale))).scalar():
-                return 0
-        return self._make_ready(stale)
-
     def note_camera(self, name: str, path: str, state: str, error: str | None) -> None:
         """Record how a camera's folder is."""
         error = error and path_to_text(error)  # it may name a path
@@ -159,14 +151,13 @@ class Ledger:
         with self._database.write() as connection:
             for item in batch:
                 image_id = results.record(connection, reader, item)
-                suspect = item.state == State.READY
-                done = {
-                    "state": item.state,
-                    "error": item.error,
-                    "image_id": image_id,
-                    "priority": Priority.SUSPECT if suspect else Priority.FRESH,
-                    "updated_at": now(),
-                }
+                if image_id is None and item.claim.priority == Priority.AGAIN:
+                    # It was read before, and its file has gone or gone bad since: it stays what it was.
+                    done: dict[str, Any] = {"state": State.DONE, "error": None}
+                else:
+                    done = {"state": item.state, "error": item.error, "image_id": image_id}
+                done["priority"] = Priority.SUSPECT if item.state == State.READY else Priority.FRESH
+                done["updated_at"] = now()
                 # A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
                 connection.execute(update(files).where(_still(item.claim)).values(done))
 
@@ -179,9 +170,6 @@ class Ledger:
         chosen: Any = files.c.state.in_(states)
         if paths:
             chosen = and_(chosen, files.c.path.in_([path_to_text(path) for path in paths]))
-        return self._make_ready(chosen)
-
-    def _make_ready(self, chosen: Any) -> int:
         values = {
             "state": State.READY,
             "attempts": 0,
