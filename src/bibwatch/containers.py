@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+_MAGIC_LENGTH = 12  # bytes that name any of the formats
+_MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0")
 _TAIL = 256  # zeros before the end of a WebP that no picture ends with
 _PAGE = 4096  # zeros at the end that are more than padding
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xff\xd9"
@@ -29,6 +31,11 @@ def format_of(data: bytes) -> str | None:
     if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1"}:
         return "HEIF"
     return None
+
+
+def is_head(data: bytes) -> bool:
+    """Tell whether these few bytes could be how a photo begins: too few to name its format."""
+    return len(data) < _MAGIC_LENGTH and any(magic.startswith(data[: len(magic)]) for magic in _MAGICS)
 
 
 def is_blank(data: bytes) -> bool:

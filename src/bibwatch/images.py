@@ -44,7 +44,6 @@ _SWAPPED = {5, 6, 7, 8}  # the orientations that turn the picture on its side
 _LARGE = 50_000_000  # pixels; pictures over this are decoded one at a time, for the sake of memory
 _ONE_LARGE = threading.Lock()
 _RESIZABLE = {"L", "RGB", "RGBA", "CMYK"}  # modes that are made smaller first and RGB afterwards
-_MAGIC = 12  # bytes that tell the format
 
 
 class ImageLimits(BaseModel):
@@ -100,9 +99,9 @@ def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None)
     if kind is None:
         if containers.is_blank(data):
             raise PhotoIncompleteError("only zeros yet (space reserved, not written); waiting for the rest")
-        if len(data) < _MAGIC:
-            raise PhotoIncompleteError(f"{len(data)} bytes, too few to tell what it is; waiting for the rest")
-        raise PhotoUndecodableError(f"not a photo: the file starts with {data[:_MAGIC]!r}")
+        if containers.is_head(data):
+            raise PhotoIncompleteError(f"the first {len(data)} bytes of a photo; waiting for the rest")
+        raise PhotoUndecodableError(f"not a photo: the file starts with {data[:12]!r}")
     if kind == "HEIF" and not heif_supported():
         raise PhotoUnsupportedError("a HEIF photo; to read them: pip install 'bibwatch[heif]'")
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.heavy
 Site = Any
@@ -208,6 +209,31 @@ def test_a_folder_that_is_missing_is_waited_for(site: Site, draw: Draw) -> None:
     assert len(site.events("camera.missing")) <= 2
 
 
+def test_files_from_any_time_are_taken(site: Site, draw: Draw) -> None:
+    """A camera's clock may say anything, and a file system may hold it."""
+    for number, year in enumerate((1600, 1970, 2300)):
+        photo = site.camera / f"{year}.jpg"
+        photo.write_bytes(draw(str(400 + number)))
+        subprocess.run(["touch", "-d", f"{year}-01-01", str(photo)], check=True)
+    assert site.bibwatch("run", "--once").returncode == 0
+    assert [bib for _, bib in site.bibs()] == ["400", "401", "402"]
+    assert site.bibwatch("audit").returncode == 0
+
+
+def test_a_stop_does_not_wait_for_a_decoder(site: Site) -> None:
+    """Large pictures that take many seconds each; nothing is lost, and no photo is blamed."""
+    picture = Image.new("RGBA", (12_000, 12_000))
+    for number in range(6):
+        picture.putpixel((0, 0), (number, 0, 0, 255))
+        picture.save(site.camera / f"{number}.png", compress_level=1)
+    daemon = site.start(ready=False)
+    site.wait(lambda: "reading" in site.states().values())
+    assert site.stop(daemon) == 0
+    states = site.states()
+    assert set(states.values()) <= {"ready", "done"}
+    assert site.query("SELECT max(attempts) FROM file_status WHERE state = 'ready'") in ([(0,)], [(None,)])
+
+
 def test_once_fails_where_a_folder_is_missing(site: Site) -> None:
     site.camera.rmdir()
     ran = site.bibwatch("run", "--once")
@@ -271,6 +297,9 @@ def test_a_second_instance_is_refused(site: Site) -> None:
     second = site.bibwatch("run", "--once")
     assert second.returncode == 75
     assert second.stderr.strip().splitlines() == [f"bibwatch: another bibwatch works on {site.database}"]
+    link = site.place / "link.db"
+    link.symlink_to(site.database)
+    assert site.bibwatch("run", "--once", "--database", f"sqlite:///{link}").returncode == 75
     assert "bibwatch is running" in site.bibwatch("status").stdout
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def test_ready_comes_after_the_backlog_and_the_watchdog_is_fed(site: Site, draw:
         (("run", "--camera", "chute=finish/DCIM"), {}, 78, "cameras finish and chute overlap"),
         (("run", "--config", "none.toml"), {}, 78, "configuration file none.toml does not exist"),
         (("status",), {}, 78, "no database at"),
+        (("audit",), {"BIBWATCH_CAMERAS": "{}"}, 78, "no camera folder to audit"),
+        (("run",), {"BIBWATCH_STAGES": '{"bib_numbr": {"edge": 0.1}}'}, 78, "unknown kind of stage 'bib_numbr'"),
+        (("run",), {"BIBWATCH_PRESETS": '{"mine": {"base": "rapidorc"}}'}, 78, "unknown preset 'rapidorc'"),
+        (("run",), {"BIBWATCH_PLUGINS": '["no-such"]'}, 78, "plugins: no-such is not installed"),
+        (("run", "--database", "sqlite:///file:x.db?uri=true"), {}, 78, "SQLite needs a file"),
         (("read", "none.jpg"), {}, 1, "none.jpg: gone"),
     ],
 )
@@ -97,6 +103,37 @@ def test_read_says_what_run_records(site: Site, draw: Callable[..., bytes]) -> N
     )
     assert second["bibs"] == []
     assert not site.bibwatch("read", "finish/a.jpg").stdout.startswith("{")
+
+
+def test_names_and_contents_play_no_tricks_on_status(site: Site) -> None:
+    """Brackets are markup to the library that draws the tables."""
+    (site.camera / "[red]x[.jpg").write_text("[/b] hi")
+    assert site.bibwatch("run", "--once").returncode == 0
+    status = site.bibwatch("status")
+    assert status.returncode == 0, status.stderr
+    assert "[/b]" in status.stdout
+
+
+def test_a_database_that_goes_is_told(site: Site) -> None:
+    """Rows that nobody can see are no record: the daemon ends, and the service manager starts it again."""
+    daemon = site.start()
+    site.database.unlink()
+    assert daemon.wait(20) == 1
+    assert "was removed or replaced" in site.log.read_text()
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(site: Site, draw: Callable[..., bytes]) -> None:
+    (site.camera / "a.jpg").write_bytes(draw("42"))
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "bibwatch", "run", "--once"],
+            cwd=site.place,
+            env=site.environment,
+            stderr=full,
+            check=False,
+        )
+    assert ran.returncode == 0
+    assert site.bibs() == [("a.jpg", "42")]
 
 
 def test_the_demo_reads_what_it_draws(tmp_path: Path, site: Site) -> None:
