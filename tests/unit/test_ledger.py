@@ -837,13 +837,12 @@ class Race(RuleBasedStateMachine):
     def a_done_file_has_the_result_of_what_lies_there(self) -> None:
         """A photo has one row in `images`, and `bib_results` has the readings of just that photo."""
         assert len(set(self.images.values())) == len(self.images)
-        lying = {photo(content).sha256: content for _, content in self.disk.values()}
-        read = self.ledger.known(self.reader, lying)
+        read = {row["image_id"] for row in rows(self.database, "results")}  # perhaps by another reader
         for row in self.files.values():
             if row["state"] == State.DONE:
                 _, content = self.disk[row["camera"], row["path"]]
                 assert self.images[row["image_id"]] == photo(content).sha256
-                assert photo(content).sha256 in read
+                assert row["image_id"] in read
         for row in rows(self.database, "bib_results"):
             assert self.images[row["image_id"]] == photo(row["bib"]).sha256 == row["sha256"]
 
