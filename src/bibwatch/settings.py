@@ -5,6 +5,7 @@ Knows every setting, its type and its meaning, and tells a misspelt one. Starts 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import typing
@@ -22,6 +23,7 @@ from bibwatch.registry import Registry, explain, unknown
 
 PREFIX = "BIBWATCH_"
 CONFIG_VARIABLE = "BIBWATCH_CONFIG"
+_NEVER_A_FOLDER = {errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class _Section(BaseModel):
@@ -42,12 +44,13 @@ class CameraSettings(_Section):
     def _absolute(cls, path: Path) -> Path:
         try:
             absolute = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # links are kept as written
-            absolute.resolve(), absolute.is_dir()
-        except PermissionError:  # as good as missing: it is waited for
-            return absolute
-        except (OSError, RuntimeError, ValueError) as exc:  # a name too long, a link to itself, an unknown ~user
-            raise ValueError(f"{path} cannot be a folder: {getattr(exc, 'strerror', None) or exc}") from exc
-        return absolute
+            absolute.stat()
+        except (RuntimeError, ValueError) as exc:  # an unknown ~user, a NUL
+            raise ValueError(f"{path} cannot be a folder: {exc}") from exc
+        except OSError as exc:
+            if exc.errno in _NEVER_A_FOLDER:
+                raise ValueError(f"{path} cannot be a folder: {exc.strerror}") from exc
+        return absolute  # one that is missing, forbidden or stale is waited for
 
     @field_validator("path", mode="before")
     @classmethod
