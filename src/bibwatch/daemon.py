@@ -85,8 +85,10 @@ class Daemon:
             log.info("model.ready", preset=self._settings.preset, seconds=round(time.monotonic() - start, 2))
             for loop in self._loops:
                 loop.start()
-            self._supervise(signals)
-            self._shut_down()
+            try:
+                self._supervise(signals)
+            finally:
+                self._shut_down()
         if self._pipeline.is_decoding:
             # Nothing interrupts a decoder, and Python would wait for it. Everything is recorded and closed.
             os._exit(0)

@@ -177,7 +177,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = image.convert("F")
         white = _WHITE_16 if float(values.getextrema()[1]) > _WHITE_8 else _WHITE_8  # type: ignore[arg-type]
         return values.point(lambda value: value * (_WHITE_8 / white)).convert("L").convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

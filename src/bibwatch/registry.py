@@ -65,9 +65,10 @@ class Registry:
                 distribution(plugin)
             except PackageNotFoundError as exc:
                 raise ConfigurationError(f"plugins: {plugin} is not installed; pip install {plugin}") from exc
-        options = [self.model_options(name) for name in self._own]
+        for name in self._own:
+            self.model_options(name)
         for name in self._stages:
-            self._stage_options(name, options[0] if options else self.model_options(next(iter(BUILT_IN))))
+            self._stage_options(name, self.model_options(min(BUILT_IN)))
 
     def _stage_options(self, name: str, model_options: ModelOptions) -> tuple[type[Stage[Any]], StageOptions]:
         table = dict(self._stages.get(name, {}))

@@ -248,6 +248,38 @@ def test_a_photo_that_was_read_stays_done_when_its_file_goes(ledger: Ledger, sql
     assert [row["bib"] for row in sql("bib_results")] == ["0042"]
 
 
+def test_a_photo_that_was_read_stays_done_though_bibwatch_died_over_it(ledger: Ledger, sql: Any) -> None:
+    """A suspect by then, not merely one to read again."""
+    drop(ledger, "/drop/a.jpg")
+    read(ledger, "0042")
+    ledger.recover(_OTHER_OPTIONS, 5)
+    claim(ledger)
+    ledger.recover(_OTHER_OPTIONS, 5)
+    (again,) = claim(ledger)
+    assert again.priority is Priority.SUSPECT
+    ledger.finish(_OTHER_OPTIONS, [Finished(again, state=State.GONE, error="not there")])
+    (row,) = sql("image_status")
+    assert (row["state"], row["error"]) == ("done", None)
+
+
+def test_a_photo_that_was_never_read_is_not_done_when_its_file_goes(ledger: Ledger, sql: Any) -> None:
+    """The model failed on it, so it is an image; a retry finds it gone."""
+    drop(ledger, "/drop/a.jpg")
+    (taken,) = claim(ledger)
+    ledger.finish(_OCR, [Finished(taken, photo("a"), Outcome(error=ModelError("no")), state=State.FAILED, error="no")])
+    ledger.retry([State.FAILED])
+    (again,) = claim(ledger)
+    ledger.finish(_OCR, [Finished(again, state=State.GONE, error="not there")])
+    assert states(sql) == {"/drop/a.jpg": "gone"}
+
+
+def test_any_number_of_files_may_be_tried_again(ledger: Ledger) -> None:
+    """More than a statement takes values."""
+    paths = [f"/drop/{number}.jpg" for number in range(40_000)]
+    drop(ledger, *paths, state=State.UNREADABLE)
+    assert ledger.retry([State.UNREADABLE], paths) == 40_000
+
+
 def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
     ledger.note_camera("start", "/drop/start", "watching", None)
     ledger.note_camera("finish", os.fsdecode(b"/drop/\xff"), "missing", "the folder does not exist")

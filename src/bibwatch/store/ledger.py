@@ -18,6 +18,7 @@ from bibwatch.store.database import Database
 from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
 from bibwatch.store.schema import cameras, files, insert_into, now, path_to_text, text_to_path
 
+_MOST_PATHS = 1000  # in one statement: a database takes only so many values
 _AWAITED = (State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE)
 
 
@@ -151,25 +152,26 @@ class Ledger:
         with self._database.write() as connection:
             for item in batch:
                 image_id = results.record(connection, reader, item)
-                if image_id is None and item.claim.priority == Priority.AGAIN:
-                    # It was read before, and its file has gone or gone bad since: it stays what it was.
-                    done: dict[str, Any] = {"state": State.DONE, "error": None}
-                else:
-                    done = {"state": item.state, "error": item.error, "image_id": image_id}
+                done: dict[str, Any] = {"state": item.state, "error": item.error, "updated_at": now()}
                 done["priority"] = Priority.SUSPECT if item.state == State.READY else Priority.FRESH
-                done["updated_at"] = now()
+                if image_id is not None:
+                    done["image_id"] = image_id
+                else:
+                    # What was read before, and has gone or gone bad since, stays what it was.
+                    done["state"] = case((results.was_read(), State.DONE), else_=item.state)
+                    done["error"] = case((results.was_read(), None), else_=item.error)
                 # A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
                 connection.execute(update(files).where(_still(item.claim)).values(done))
-
-    # What a person asks and tells
 
     # What a person asks for
 
     def retry(self, states: Collection[State], paths: Collection[str] = ()) -> int:
         """Make files ready again that ended in one of the states (all of them, or the named); return how many."""
-        chosen: Any = files.c.state.in_(states)
+        chosen: list[Any] = [files.c.state.in_(states)]
         if paths:
-            chosen = and_(chosen, files.c.path.in_([path_to_text(path) for path in paths]))
+            stored = [path_to_text(path) for path in paths]
+            parts = [stored[start : start + _MOST_PATHS] for start in range(0, len(stored), _MOST_PATHS)]
+            chosen = [and_(*chosen, files.c.path.in_(part)) for part in parts]
         values = {
             "state": State.READY,
             "attempts": 0,
@@ -179,7 +181,7 @@ class Ledger:
             "updated_at": now(),
         }
         with self._database.write() as connection:
-            return int(connection.execute(update(files).where(chosen).values(values)).rowcount)
+            return sum(connection.execute(update(files).where(each).values(values)).rowcount for each in chosen)
 
 
 def _row(camera: str, sighting: Sighting) -> dict[str, Any]:

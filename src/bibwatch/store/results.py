@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, exists, or_, select, update
+from sqlalchemy import Connection, Table, and_, exists, select, update
 
 from bibwatch.images import Photo
 from bibwatch.stages.base import Outcome
@@ -39,6 +39,11 @@ def has_result(reader: Reader) -> Any:
     return exists().where(results.c.image_id == files.c.image_id, _by(reader))
 
 
+def was_read() -> Any:
+    """Whether any reader has a result for a file's image, as a condition on `files`."""
+    return exists().where(results.c.image_id == files.c.image_id)
+
+
 def put_forward(connection: Connection, reader: Reader) -> None:
     """Where an image has results by several sets of options of this preset, show the one now in force."""
     mine: Table = results.alias("mine")  # type: ignore[assignment]
@@ -51,7 +56,7 @@ def put_forward(connection: Connection, reader: Reader) -> None:
     same = and_(results.c.stage == reader.stage, results.c.preset == reader.preset)
     superseded = results.c.options_hash != reader.options_hash
     connection.execute(
-        update(results).where(same, both, or_(results.c.superseded != superseded)).values(superseded=superseded)
+        update(results).where(same, both, results.c.superseded != superseded).values(superseded=superseded)
     )
 
 
