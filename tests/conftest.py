@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from bibwatch import drawing
+from servers import Server
 
 # A busy machine is no reason to fail; a landing is decided by the same examples each time, a developer gets new ones.
 settings.register_profile(
@@ -47,3 +52,32 @@ def encode() -> Callable[..., bytes]:
         return file.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny vision-language model with random weights. Needs transformers."""
+    from bibwatch.testing.tiny_vlm import make_tiny_vlm
+
+    return make_tiny_vlm(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def other_vlm(tiny_vlm: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copy the tiny model, with other settings in one of its files, and return the copy's folder."""
+
+    def other_vlm(file: str = "config.json", **settings: Any) -> Path:
+        folder = Path(shutil.copytree(tiny_vlm, tmp_path / "other"))
+        values = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(values | settings))
+        return folder
+
+    return other_vlm
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Start a server that answers chat completions; a test sets its `answer`."""
+    running = Server()
+    yield running
+    running.stop()

@@ -45,6 +45,10 @@ class ModelReplyError(ModelError):
     """The model's answer is not one the interpreter can use."""
 
 
+class ModelTruncatedError(ModelReplyError):
+    """The model's answer was cut off before it had said all."""
+
+
 class PhotoError(BibwatchError):
     """This file cannot be read as a photo now; `state` is where it waits or ends."""
 
@@ -97,3 +101,8 @@ class PhotoUnsupportedError(PhotoError):
     """A photo of a kind that this installation cannot read."""
 
     state = State.UNSUPPORTED
+
+
+def one_line(exc: BaseException, length: int = 200) -> str:
+    """Return an exception's message on one line of at most so many characters, its name if it says nothing."""
+    return " ".join(str(exc).split())[:length] or type(exc).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import re
 import threading
 import warnings
@@ -15,11 +16,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bibwatch import containers
+from bibwatch import containers, files
 from bibwatch.errors import (
     PhotoIncompleteError,
     PhotoOversizedError,
@@ -87,6 +89,13 @@ def heif_supported() -> bool:
         return False
     register_heif_opener()
     return True
+
+
+def open_photo(path: str | Path, *, limits: ImageLimits | None = None, longest_side: int | None = None) -> Photo:
+    """Read and decode a photo file. Raises PhotoError."""
+    limits = limits or ImageLimits()
+    data = files.read(os.path.realpath(path), max_bytes=limits.max_bytes)
+    return decode(data, limits=limits, longest_side=longest_side)
 
 
 def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None) -> Photo:
@@ -167,6 +176,15 @@ def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
         image.load()
         image = to_rgb(image)
     return image
+
+
+def shrink(image: Image.Image, longest_side: int) -> Image.Image:
+    """Return an RGB picture whose longest side has at most so many pixels."""
+    factor = longest_side / max(image.size)
+    if factor >= 1:
+        return image
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -15,22 +15,22 @@ from pydantic import ValidationError
 from bibwatch import drawing
 from bibwatch.errors import ModelError
 from bibwatch.runtimes.base import Prediction
-from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
+from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 
-_SMALL = OcrOptions(threads=1, enlarge=1)
+_SMALL = VisionOcrOptions(threads=1, enlarge=1)
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Iterator[OcrRuntime]:
+def runtime() -> Iterator[VisionOcr]:
     """The bundled model, loaded once: it takes a second or two."""
-    runtime = OcrRuntime(OcrOptions(threads=1))
+    runtime = VisionOcr(VisionOcrOptions(threads=1))
     runtime.load()
     yield runtime
     runtime.close()
 
 
 @pytest.fixture
-def engine(runtime: OcrRuntime, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
+def engine(runtime: VisionOcr, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
     """Put another engine in the place of RapidOCR's; it is called with what RapidOCR would be."""
     return lambda replacement: monkeypatch.setattr(runtime, "_ocr", replacement)
 
@@ -45,7 +45,7 @@ def white(width: int = 64, height: int = 64, mode: str = "RGB") -> Image.Image:
     return Image.new(mode, (width, height), {"P": 0}.get(mode, "white"))
 
 
-def predict(runtime: OcrRuntime, *images: Image.Image) -> list[Prediction]:
+def predict(runtime: VisionOcr, *images: Image.Image) -> list[Prediction]:
     return list(runtime.predict_batch(images, ""))
 
 
@@ -56,7 +56,7 @@ def bibs(prediction: Prediction, *wanted: str) -> set[str]:
 # One prediction for each image
 
 
-def test_one_prediction_for_each_image_in_order(runtime: OcrRuntime) -> None:
+def test_one_prediction_for_each_image_in_order(runtime: VisionOcr) -> None:
     images = [drawing.photo((bib,), size=(300, 300)) for bib in ("1042", "2173", "3318")]
     predictions = predict(runtime, images[0], white(), images[1], images[2])
     assert [bibs(each, "1042", "2173", "3318") for each in predictions] == [{"1042"}, set(), {"2173"}, {"3318"}]
@@ -64,11 +64,11 @@ def test_one_prediction_for_each_image_in_order(runtime: OcrRuntime) -> None:
     assert all(each.device == "cpu" and each.seconds > 0 for each in predictions)
 
 
-def test_no_images_are_no_predictions(runtime: OcrRuntime) -> None:
+def test_no_images_are_no_predictions(runtime: VisionOcr) -> None:
     assert predict(runtime) == []
 
 
-def test_images_are_taken_one_by_one(runtime: OcrRuntime) -> None:
+def test_images_are_taken_one_by_one(runtime: VisionOcr) -> None:
     """The second is not even asked for before the first has its prediction: a batch need not be in memory."""
     taken = []
 
@@ -82,14 +82,14 @@ def test_images_are_taken_one_by_one(runtime: OcrRuntime) -> None:
     assert taken == [0]
 
 
-def test_the_prompt_changes_nothing(runtime: OcrRuntime) -> None:
+def test_the_prompt_changes_nothing(runtime: VisionOcr) -> None:
     image = drawing.photo(("1042",), size=(300, 300))
-    (first,), (second,) = (runtime.predict_batch([image], prompt, constraint=prompt) for prompt in ("", "Ignore this"))
+    (first,), (second,) = (runtime.predict_batch([image], prompt) for prompt in ("", "Ignore this"))
     assert first.lines == second.lines
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
-def test_a_picture_of_any_mode_is_read(runtime: OcrRuntime, mode: str) -> None:
+def test_a_picture_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
     picture = drawing.photo(("4471",), size=(300, 300))
     if mode in {"I;16", "I", "F"}:
         picture = picture.convert("L").convert("I").point(lambda value: value * 257)
@@ -98,7 +98,7 @@ def test_a_picture_of_any_mode_is_read(runtime: OcrRuntime, mode: str) -> None:
     assert mode == "1" or bibs(prediction, "4471") == {"4471"}  # dots of black and white are hard to read
 
 
-def test_transparent_parts_hide_nothing_and_show_nothing(runtime: OcrRuntime) -> None:
+def test_transparent_parts_hide_nothing_and_show_nothing(runtime: VisionOcr) -> None:
     """What cannot be seen is not read: the number's own pixels are there, but transparent."""
     picture = drawing.photo(("4471",), size=(300, 300)).convert("RGBA")
     picture.putalpha(0)
@@ -106,7 +106,7 @@ def test_transparent_parts_hide_nothing_and_show_nothing(runtime: OcrRuntime) ->
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (31, 31), (64, 2), (3000, 3000), (4000, 400)])
-def test_a_picture_of_any_size_has_a_prediction_without_error(runtime: OcrRuntime, size: tuple[int, int]) -> None:
+def test_a_picture_of_any_size_has_a_prediction_without_error(runtime: VisionOcr, size: tuple[int, int]) -> None:
     (prediction,) = predict(runtime, white(*size))
     assert prediction.error is None
     assert prediction.lines == ()
@@ -116,8 +116,8 @@ _THIN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from PIL import Image
-from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
-runtime = OcrRuntime(OcrOptions(threads=1))
+from bibwatch.runtimes.ocr import VisionOcrOptions, VisionOcr
+runtime = VisionOcr(VisionOcrOptions(threads=1))
 (prediction,) = runtime.predict_batch([Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")], "")
 sys.exit(prediction.error and str(prediction.error))
 """
@@ -134,14 +134,14 @@ def test_a_long_thin_picture_takes_no_more_memory_than_a_photo(size: tuple[str, 
 
 
 @pytest.mark.parametrize("bibs_drawn", [("0042",), ("M10151",), ("12", "345", "6789"), ("10151", "10152", "10153")])
-def test_drawn_photos_are_read_rightly(runtime: OcrRuntime, bibs_drawn: tuple[str, ...]) -> None:
+def test_drawn_photos_are_read_rightly(runtime: VisionOcr, bibs_drawn: tuple[str, ...]) -> None:
     (prediction,) = predict(runtime, drawing.photo(bibs_drawn, size=(900, 600)))
     assert bibs(prediction, *bibs_drawn) == set(bibs_drawn)
     assert all(0.5 <= line.score <= 1.0001 for line in prediction.lines)
 
 
 @pytest.mark.parametrize("size", [(450, 300), (900, 600), (2400, 1600)])
-def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: OcrRuntime, size: tuple[int, int]) -> None:
+def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: VisionOcr, size: tuple[int, int]) -> None:
     """Whatever it was enlarged or reduced to: the one runner's bib is in the middle, the banner is above."""
     (prediction,) = predict(runtime, drawing.photo(("7345",), size=size))
     (line,) = [line for line in prediction.lines if line.text == "7345"]
@@ -151,7 +151,7 @@ def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: OcrRuntime, 
 
 
 def test_colours_are_given_as_the_engine_takes_them(
-    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None]
+    runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None]
 ) -> None:
     """Blue, green, red; a mistake here costs reads and no test of black on white finds it."""
     seen = []
@@ -175,7 +175,7 @@ def test_pictures_are_brought_to_size(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], given: tuple[int, int]
 ) -> None:
     """To the longest side; small ones are enlarged, but not more than so often."""
-    small = OcrRuntime(OcrOptions(longest_side=100, enlarge=2))
+    small = VisionOcr(VisionOcrOptions(longest_side=100, enlarge=2))
     shapes = []
     monkeypatch.setattr(small, "_ocr", lambda pixels: (shapes.append(pixels.shape), Nothing)[1])
     predict(small, white(*size))
@@ -187,7 +187,7 @@ def test_pictures_are_brought_to_size(
 
 @pytest.mark.parametrize("error", [RuntimeError("bad\n  shape"), ValueError(), MemoryError(), KeyError("x")])
 def test_whatever_the_engine_raises_is_the_error_of_that_image(
-    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None], error: Exception
+    runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None], error: Exception
 ) -> None:
     real, calls = runtime._ocr, iter(range(9))
 
@@ -211,7 +211,7 @@ def test_whatever_the_engine_raises_is_the_error_of_that_image(
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_a_stop_is_no_error_of_an_image(
-    runtime: OcrRuntime, engine: Callable[[Callable[[Any], Any]], None], interrupt: type[BaseException]
+    runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None], interrupt: type[BaseException]
 ) -> None:
     def stopped(_: Any) -> NoReturn:
         raise interrupt
@@ -225,10 +225,10 @@ def test_a_stop_is_no_error_of_an_image(
 
 
 def test_making_one_loads_nothing() -> None:
-    assert OcrRuntime(OcrOptions())._ocr is None
+    assert VisionOcr(VisionOcrOptions())._ocr is None
 
 
-def test_loading_twice_loads_once(runtime: OcrRuntime) -> None:
+def test_loading_twice_loads_once(runtime: VisionOcr) -> None:
     before = runtime._ocr
     runtime.load()
     assert runtime._ocr is before
@@ -236,7 +236,7 @@ def test_loading_twice_loads_once(runtime: OcrRuntime) -> None:
 
 def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
     """And nothing is fetched from the network for it; see the next test."""
-    runtime = OcrRuntime(_SMALL)
+    runtime = VisionOcr(_SMALL)
     runtime.close()
     runtime.load()
     runtime.close()
@@ -255,7 +255,7 @@ def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", refused)
     monkeypatch.setattr(socket, "create_connection", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    runtime = OcrRuntime(_SMALL)
+    runtime = VisionOcr(_SMALL)
     runtime.load()
     (prediction,) = predict(runtime, drawing.photo(("1042",), size=(500, 400)))
     assert bibs(prediction, "1042") == {"1042"}
@@ -267,10 +267,13 @@ def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [OcrOptions(), OcrOptions(name="mine", longest_side=999, enlarge=1.5, min_score=0, threads=3, batch_size=1)],
+    [
+        VisionOcrOptions(),
+        VisionOcrOptions(name="mine", longest_side=999, enlarge=1.5, min_score=0, threads=3, batch_size=1),
+    ],
 )
-def test_options_survive_json(options: OcrOptions) -> None:
-    assert OcrOptions.model_validate_json(options.model_dump_json()) == options
+def test_options_survive_json(options: VisionOcrOptions) -> None:
+    assert VisionOcrOptions.model_validate_json(options.model_dump_json()) == options
 
 
 @pytest.mark.parametrize(
@@ -289,14 +292,14 @@ def test_options_survive_json(options: OcrOptions) -> None:
 )
 def test_options_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        OcrOptions(**wrong)
+        VisionOcrOptions(**wrong)
 
 
 def test_options_cannot_be_changed_behind_the_runtimes_back() -> None:
     with pytest.raises(ValidationError):
-        OcrOptions().threads = 2  # type: ignore[misc]
+        VisionOcrOptions().threads = 2  # type: ignore[misc]
 
 
 def test_the_model_has_a_name_of_its_own() -> None:
     """It is recorded with each result, whatever the preset is called."""
-    assert OcrOptions(name="mine").model == OcrOptions().model != "mine"
+    assert VisionOcrOptions(name="mine").model == VisionOcrOptions().model != "mine"

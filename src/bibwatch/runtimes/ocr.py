@@ -13,14 +13,16 @@ from PIL import Image
 from pydantic import Field
 
 from bibwatch import images as pictures
-from bibwatch.errors import ConfigurationError, ModelError
-from bibwatch.runtimes.base import Box, ModelOptions, Prediction, Runtime, TextLine
+from bibwatch.errors import ConfigurationError, ModelError, one_line
+from bibwatch.runtimes.base import Box, Constraint, Finish, Gives, ModelOptions, Prediction, Runtime, TextLine
 
 _LEAST_SIDE = 32  # pixels; RapidOCR's own least is 30
 
 
-class OcrOptions(ModelOptions):
+class VisionOcrOptions(ModelOptions):
     """RapidOCR on the CPU with the PP-OCRv6 models of its wheel."""
+
+    gives: ClassVar[Gives] = Gives.LINES
 
     kind: Literal["vision_ocr"] = "vision_ocr"
     name: str = "rapidocr"
@@ -36,12 +38,12 @@ class OcrOptions(ModelOptions):
         return "PP-OCRv6-small"
 
 
-class OcrRuntime(Runtime[OcrOptions]):
+class VisionOcr(Runtime[VisionOcrOptions]):
     """RapidOCR's detector and recogniser, one image after another: batching them gains nothing on a CPU."""
 
-    options_type: ClassVar[type[ModelOptions]] = OcrOptions
+    options_type: ClassVar[type[ModelOptions]] = VisionOcrOptions
 
-    def __init__(self, options: OcrOptions) -> None:
+    def __init__(self, options: VisionOcrOptions) -> None:
         super().__init__(options)
         self._ocr: Any = None
 
@@ -65,17 +67,20 @@ class OcrRuntime(Runtime[OcrOptions]):
         )
 
     def predict_batch(
-        self, images: Iterable[Image.Image], prompt: str, *, constraint: object = None
+        self, images: Iterable[Image.Image], prompt: str, *, constraint: Constraint | None = None
     ) -> Iterator[Prediction]:
-        del prompt, constraint  # an OCR is not asked, it reads
+        del prompt  # an OCR is not asked, it reads
         self.load()
         for image in images:
             start = time.perf_counter()
             try:
+                if constraint:
+                    raise ModelError("an OCR cannot constrain what it reads")
                 lines, error = self._read(image), None
             except Exception as exc:  # noqa: BLE001  # whatever the engine raises is this image's error, not the batch's
-                lines, error = (), ModelError(f"rapidocr: {' '.join(str(exc).split())[-200:] or type(exc).__name__}")
-            yield Prediction(lines=lines, device="cpu", seconds=time.perf_counter() - start, error=error)
+                lines, error = (), ModelError(f"rapidocr: {one_line(exc)}")
+            seconds = time.perf_counter() - start
+            yield Prediction(lines=lines, finish=Finish.STOP, device="cpu", seconds=seconds, error=error)
 
     def close(self) -> None:
         self._ocr = None

@@ -1,0 +1,84 @@
+"""Where torch computes, and in what precision.
+
+Knows torch's devices and what a processor is good at. Imports torch only when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from bibwatch.errors import ConfigurationError
+
+log = structlog.get_logger()
+
+_BFLOAT16_FROM = (8, 0)  # CUDA compute capability: Ampere
+
+
+class AcceleratorDevice(StrEnum):
+    """What a model can be computed on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Dtype(StrEnum):
+    """Precision of weights and arithmetic."""
+
+    AUTO = "auto"  # bfloat16 where the hardware computes in it, float16 on older CUDA, else float32
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+def choose_device(wanted: str, supported: Collection[AcceleratorDevice], *, fallback: bool, where: str) -> str:
+    """Return the device to compute on: the one wanted, or the best there is for `auto`.
+
+    A device that is not there gives way to the CPU with a warning, or is a ConfigurationError without `fallback`.
+    """
+    family = wanted.partition(":")[0]
+    if family != "auto" and family not in supported:
+        raise ConfigurationError(f"{where}: device {wanted} is not among supported_devices ({', '.join(supported)})")
+    if family == "auto":
+        for device in (AcceleratorDevice.CUDA, AcceleratorDevice.MPS, AcceleratorDevice.CPU):
+            if device in supported and _is_there(device):
+                return device.value
+        raise ConfigurationError(f"{where}: this machine has none of supported_devices ({', '.join(supported)})")
+    if _is_there(wanted):
+        return wanted
+    if fallback and AcceleratorDevice.CPU in supported:
+        log.warning("device.fallback", preset=where, wanted=wanted, taken="cpu")
+        return AcceleratorDevice.CPU.value
+    raise ConfigurationError(f"{where}: this machine has no {wanted}; set device = auto, or device_fallback = true")
+
+
+def torch_dtype(dtype: Dtype, device: str) -> Any:
+    """Return torch's dtype for computing on a device."""
+    import torch
+
+    if dtype is not Dtype.AUTO:
+        return getattr(torch, dtype.value)
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _BFLOAT16_FROM else torch.float16
+    if device == "cpu" and _cpu_computes_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_computes_bfloat16() -> bool:
+    from torch import cpu
+
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001  # no public way to ask
+
+
+def _is_there(device: str) -> bool:
+    import torch
+
+    family, _, number = device.partition(":")
+    if family == "cuda":
+        return bool(torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count())
+    return family == "cpu" or bool(torch.backends.mps.is_available())

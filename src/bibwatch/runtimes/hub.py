@@ -1,0 +1,82 @@
+"""Models that come as a folder, or by name from the Hugging Face hub: where they are, and what they need here.
+
+Knows the hub's cache layout, memory, devices and installed libraries without importing any of the heavy ones.
+Downloads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import Field
+
+from bibwatch.runtimes.batches import GenerativeOptions
+
+_GB = 1e9
+
+# Names under which a model is known that the hub does not have; DESIGN: the guide's is one of them.
+_ALSO_KNOWN_AS = {"HuggingFaceTB/SmolVLM-2.2B-Instruct": "HuggingFaceTB/SmolVLM-Instruct"}
+
+
+class HubOptions(GenerativeOptions):
+    """A model that runs in this process, from a folder or from the Hugging Face hub."""
+
+    repo_id: str = Field(min_length=1, description="Name on the Hugging Face hub, or a folder.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that comes with the weights. It can do anything you can."
+    )
+
+    # What a processor is told of the size of pictures; a knob its family does not know is an error at load.
+    image_longest_edge: int | None = Field(
+        default=None, ge=32, description="SmolVLM, Idefics3: pixels of the longest side that is cut into tiles."
+    )
+    min_pixels: int | None = Field(default=None, ge=1, description="Qwen: least area of a picture, in pixels.")
+    max_pixels: int | None = Field(default=None, ge=1, description="Qwen: largest area of a picture, in pixels.")
+
+    @property
+    def model(self) -> str:
+        return self.repo_id
+
+    def missing(self, *modules: str, extra: str) -> str | None:
+        """Return what stands in the way: a refusal, a library that is not installed, a model that is not here."""
+        absent = [module for module in modules if find_spec(module) is None]
+        if self.refused:
+            return self.refused
+        if absent:
+            return f"{', '.join(absent)} not installed: pip install 'bibwatch[{extra}]'"
+        if self.memory_gb and self.memory_gb > total_memory_gb():
+            return f"takes {self.memory_gb:g} GB of memory, this machine has {total_memory_gb():.0f}"
+        if folder_of(self.repo_id, self.revision) is None:
+            size = f" ({self.download_gb:g} GB)" if self.download_gb else ""
+            return f"not downloaded yet{size}: hf download {self.repo_id}"
+        return None
+
+
+def real_name(repo_id: str) -> str:
+    """Return the name the hub knows a model by."""
+    return _ALSO_KNOWN_AS.get(repo_id, repo_id)
+
+
+def folder_of(repo_id: str, revision: str | None = None) -> Path | None:
+    """Return the folder with a model's files if it is on this machine: the folder named, or one in the hub's cache."""
+    named = Path(repo_id).expanduser()
+    if named.is_dir():
+        return named
+    snapshots = _cache() / f"models--{real_name(repo_id).replace('/', '--')}"
+    reference = snapshots / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    found = snapshots / "snapshots" / commit if commit else None
+    return found if found and (found / "config.json").is_file() else None
+
+
+def total_memory_gb() -> float:
+    """Return the machine's memory in gigabytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
+
+
+def _cache() -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()

@@ -1,0 +1,187 @@
+"""The stage contract, as tests: for bibwatch's own stages and for those of plugins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from bibwatch.errors import ModelError, ModelReplyError
+from bibwatch.images import Photo
+from bibwatch.interpreters.base import Interpreter
+from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, Frame, Gives, ModelOptions, Prediction, Runtime
+from bibwatch.stages.base import Outcome, Stage
+
+
+class ScriptedOptions(ModelOptions):
+    """Options of a model that answers in text, as a script has it."""
+
+    kind: str = "scripted"
+    name: str = "scripted"
+
+
+class ScriptedLinesOptions(ScriptedOptions):
+    """The same for a model that gives lines of text."""
+
+    gives: ClassVar[Gives] = Gives.LINES
+
+
+class ScriptedRuntime(Runtime[ScriptedOptions]):
+    """Gives the predictions it was given, in turn, whatever the pictures; keeps the pictures it was asked about."""
+
+    options_type: ClassVar[type[ModelOptions]] = ScriptedOptions
+
+    def __init__(self, options: ScriptedOptions, predictions: Sequence[Prediction]) -> None:
+        super().__init__(options)
+        self._predictions = predictions
+        self.pictures: list[Image.Image] = []
+        self.prompts: list[str] = []
+
+    def load(self) -> None:
+        """There is nothing to load."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def predict_batch(
+        self, images: Iterable[Image.Image], prompt: str, *, constraint: Constraint | None = None
+    ) -> Iterator[Prediction]:
+        del constraint
+        for image in images:
+            prediction = self._predictions[len(self.pictures) % len(self._predictions)]
+            self.pictures.append(image)
+            self.prompts.append(prompt)
+            yield prediction
+
+
+def scripted(
+    stage: type[Stage[Any]],
+    interpreter: type[Interpreter[Any, Any]],
+    *predictions: Prediction,
+    gives: Gives = Gives.TEXT,
+    model: dict[str, Any] | None = None,
+    **options: Any,
+) -> Stage[Any]:
+    """Return a stage whose model gives these predictions, in turn; `options` are the stage's, `model` the model's."""
+    model_type = ScriptedOptions if gives is Gives.TEXT else ScriptedLinesOptions
+    model_options = model_type.model_validate(model or {})
+    chosen = stage.options_type.model_validate({"model_options": model_options, **options})
+    return stage(chosen, ScriptedRuntime(model_options, predictions), interpreter(chosen.model_interpreter_options))
+
+
+def photo(width: int = 640, height: int = 480, *, scale: int = 1) -> Photo:
+    """Return a blank photo, decoded at 1/scale of its size."""
+    image = Image.new("RGB", (width // scale, height // scale), "white")
+    return Photo(image, width, height, sha256="0" * 64, captured_at=None)
+
+
+class StageConformance:
+    """What every stage has to do. A plugin's test subclasses it:
+
+    class TestExposure(StageConformance):
+        stage = Exposure
+        interpreter = Percentage
+        good = Prediction(text="41.5 %", finish=Finish.STOP)
+    """
+
+    stage: type[Stage[Any]]
+    interpreter: type[Interpreter[Any, Any]]
+    gives: Gives = Gives.TEXT  # what the model answers with
+    good: Prediction  # one that the stage can use
+    bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish=Finish.LENGTH)  # one that it cannot
+
+    def make(self, *predictions: Prediction, **options: Any) -> Stage[Any]:
+        """Return the stage with a model that gives these predictions, in turn."""
+        return scripted(self.stage, self.interpreter, *predictions, gives=self.gives, **options)
+
+    def read(self, stage: Stage[Any], number: int = 1) -> list[Outcome]:
+        """Have so many photos read."""
+        return list(stage.read(photo() for _ in range(number)))
+
+    def test_one_outcome_for_each_photo(self) -> None:
+        outcomes = self.read(self.make(self.good), 3)
+        assert len(outcomes) == 3
+        assert all(outcome.error is None for outcome in outcomes), [outcome.error for outcome in outcomes]
+
+    def test_no_photo_no_outcome(self) -> None:
+        assert self.read(self.make(self.good), 0) == []
+
+    def test_a_good_answer_is_json_and_readable(self) -> None:
+        stage = self.make(self.good)
+        (outcome,) = self.read(stage)
+        assert outcome.readings or outcome.output, "an answer that the stage can use says nothing"
+        if outcome.output is not None:
+            assert json.loads(json.dumps(outcome.output, allow_nan=False)) == outcome.output
+        assert stage.text(outcome).strip()
+
+    def test_a_failed_prediction_is_the_error_of_its_photo_alone(self) -> None:
+        error = ModelError("the model fell over")
+        first, second, third = self.read(self.make(self.good, Prediction(error=error), self.good), 3)
+        assert (first.error, second.error, third.error) == (None, error, None)
+        assert not second.readings
+        assert second.output is None
+
+    def test_an_answer_that_makes_no_sense_is_an_error_and_no_empty_success(self) -> None:
+        if self.gives is Gives.LINES:
+            pytest.skip("lines of text always make sense; that there are none may be the answer")
+        for text in ("", "   ", "\0"):
+            (outcome,) = self.read(self.make(Prediction(text=text, finish=Finish.STOP)))
+            assert isinstance(outcome.error, ModelReplyError), text
+        (outcome,) = self.read(self.make(self.bad))
+        assert isinstance(outcome.error, ModelReplyError)
+
+    def test_device_and_seconds_are_passed_on(self) -> None:
+        good = Prediction(**{**vars(self.good), "device": "cuda:1", "seconds": 0.5})
+        (outcome,) = self.read(self.make(good))
+        assert (outcome.device, outcome.seconds) == ("cuda:1", 0.5)
+
+    def test_the_model_is_asked_the_stages_question_or_the_prompt(self) -> None:
+        for options, asked in (({}, None), ({"prompt": "What is this?"}, "What is this?")):
+            stage = self.make(self.good, **options)
+            self.read(stage)
+            assert isinstance(stage.runtime, ScriptedRuntime)
+            assert stage.runtime.prompts == [asked or stage.options.question]
+            assert stage.runtime.prompts != [""]
+
+    def test_warm_up_raises_what_is_wrong(self) -> None:
+        self.make(self.good).warm_up()
+        with pytest.raises(ModelError, match="fell over"):
+            self.make(Prediction(error=ModelError("the model fell over"))).warm_up()
+
+    def test_the_fingerprint_tells_what_changes_answers(self) -> None:
+        same = {self.make(self.good, model={"batch_size": size}).options.fingerprint() for size in (1, 2)}
+        assert len(same) == 1
+        assert self.make(self.good, prompt="What is this?").options.fingerprint() not in same
+
+    def test_options_survive_json(self) -> None:
+        options = self.make(self.good, prompt="What?").options
+        own = json.loads(options.model_dump_json(exclude={"model_options", "model_interpreter_options"}))
+        again = type(options).model_validate(
+            own
+            | {"model_options": options.model_options, "model_interpreter_options": options.model_interpreter_options}
+        )
+        assert again == options
+
+    def test_a_model_that_was_not_made_for_it_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="cannot do"):
+            self.make(self.good, model={"stages": ["another"]})
+
+    def test_boxes_are_in_pixels_of_the_photo_at_full_size(self) -> None:
+        frame = Frame(BoxConvention.NONE, 320, 240, sent=(320, 240))
+        stage = self.make(Prediction(**{**vars(self.good), "frame": frame}))
+        (outcome,) = stage.read([photo(scale=2)])
+        assert outcome.error is None
+        for box in _boxes(outcome):
+            assert 0 <= box[0] < box[2] <= 640
+            assert 0 <= box[1] < box[3] <= 480
+
+
+def _boxes(outcome: Outcome) -> list[list[float]]:
+    boxes = [[*vars(reading.box).values()] for reading in outcome.readings if reading.box]
+    for part in (outcome.output or {}).values():
+        if isinstance(part, list):
+            boxes += [each["box"] for each in part if isinstance(each, dict) and each.get("box")]
+    return boxes

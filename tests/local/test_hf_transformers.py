@@ -1,0 +1,278 @@
+"""`vision_hf_transformers`, run for real on a tiny model with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bibwatch.drawing import photo
+from bibwatch.errors import ConfigurationError, ModelError
+from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, Prediction
+from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, choose_device, torch_dtype
+from bibwatch.runtimes.hf_transformers import (
+    TransformersModelType,
+    TransformersPromptStyle,
+    VisionHfTransformers,
+    VisionHfTransformersOptions,
+)
+from bibwatch.testing import RuntimeConformance
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.local
+
+PROMPT = "Which bib?"
+NEW_TOKENS = 12
+
+
+def options(folder: Path, **settings: Any) -> VisionHfTransformersOptions:
+    """Return options that make the tiny model's answers short, exact and the same everywhere."""
+    plain: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 3, "max_new_tokens": NEW_TOKENS}
+    return VisionHfTransformersOptions.model_validate({"name": "tiny", "repo_id": str(folder), **plain, **settings})
+
+
+def predict(folder: Path, images: list[Image.Image], prompt: str = PROMPT, **settings: Any) -> list[Prediction]:
+    with VisionHfTransformers(options(folder, **settings)) as runtime:
+        return list(runtime.predict_batch(images, prompt))
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_vlm: Path) -> Iterator[VisionHfTransformers]:
+    with VisionHfTransformers(options(tiny_vlm)) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    """Pictures of several shapes, so that one is longer than another for the model too."""
+    return [photo((bib,), size=size) for bib, size in (("1024", (300, 200)), ("0042", (90, 60)), ("777", (200, 300)))]
+
+
+class TestVisionHfTransformers(RuntimeConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def unloaded(cls, tiny_vlm: Path) -> VisionHfTransformers:
+        return VisionHfTransformers(options(tiny_vlm))
+
+
+class TestAnswers:
+    def test_a_batch_says_what_each_picture_says_alone(
+        self, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        together = list(runtime.predict_batch(pictures, PROMPT))
+        alone = [next(runtime.predict_batch([picture], PROMPT)) for picture in pictures]
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+        assert len({answer.text for answer in together}) == len(pictures)
+        for one, other in zip(together, alone, strict=True):
+            assert [token.logprob for token in one.tokens] == pytest.approx(
+                [token.logprob for token in other.tokens], abs=1e-3
+            )
+
+    def test_pictures_of_different_length_for_the_model_are_padded_on_the_left(
+        self, tiny_vlm: Path, pictures: list[Image.Image]
+    ) -> None:
+        # 128 pixels are cut into tiles, and how many depends on the picture's shape.
+        strip = photo(("5",), size=(400, 90))
+        together = predict(tiny_vlm, [strip, *pictures], image_longest_edge=128, batch_size=4)
+        alone = predict(tiny_vlm, [strip, *pictures], image_longest_edge=128, batch_size=1)
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+
+    def test_tiles_change_what_the_model_sees(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        assert (
+            predict(tiny_vlm, pictures[:1])[0].text != predict(tiny_vlm, pictures[:1], image_longest_edge=128)[0].text
+        )
+
+    def test_an_answer_cut_off_says_so(self, runtime: VisionHfTransformers, pictures: list[Image.Image]) -> None:
+        (answer,) = runtime.predict_batch(pictures[:1], PROMPT)
+        assert answer.finish is Finish.LENGTH
+        assert len(answer.tokens) == NEW_TOKENS
+        assert answer.device == "cpu"
+
+    def test_an_answer_that_ends_says_so_and_its_neighbours_go_on(
+        self, other_vlm: Callable[..., Path], runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        whole = list(runtime.predict_batch(pictures, PROMPT))
+        ids = [ids_of(runtime, picture) for picture in pictures]
+        last = next(token for token in ids[0][2:] if all(token not in other for other in ids[1:]))
+        model = other_vlm("generation_config.json", eos_token_id=[3, last])
+        ended, *others = predict(model, pictures)
+        length = ids[0].index(last)
+        assert ended.finish is Finish.STOP
+        assert [token.logprob for token in ended.tokens] == pytest.approx(
+            [token.logprob for token in whole[0].tokens[:length]], abs=1e-3
+        )
+        assert whole[0].text.startswith(ended.text)
+        assert [answer.text for answer in others] == [answer.text for answer in whole[1:]]
+        assert {answer.finish for answer in others} == {Finish.LENGTH}
+
+    def test_the_probability_of_a_token_is_the_models(
+        self, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        (answer,) = runtime.predict_batch(pictures[:1], PROMPT)
+        inputs = runtime._inputs(pictures[:1], PROMPT)
+        out = runtime._model.generate(**inputs, output_scores=True, return_dict_in_generate=True)
+        expected = runtime._model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
+        assert [token.logprob for token in answer.tokens] == pytest.approx(expected[0].tolist(), abs=1e-5)
+
+    def test_the_text_is_what_the_tokenizer_makes_of_all_tokens(
+        self, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        for picture in pictures:
+            (answer,) = runtime.predict_batch([picture], PROMPT)
+            assert answer.text == runtime._processor.tokenizer.decode(
+                ids_of(runtime, picture), skip_special_tokens=True
+            )
+
+    def test_without_a_key_value_cache_it_says_the_same(
+        self, tiny_vlm: Path, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        cached = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+        with VisionHfTransformers(options(tiny_vlm, use_kv_cache=False)) as uncached:
+            assert uncached._model.generation_config.use_cache is False
+            assert [answer.text for answer in uncached.predict_batch(pictures, PROMPT)] == cached
+
+    def test_a_checkpoints_own_sampling_does_not_change_greedy_answers(
+        self, other_vlm: Callable[..., Path], runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        model = other_vlm("generation_config.json", do_sample=True, temperature=1.5, top_p=0.9, top_k=50)
+        expected = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+        assert [answer.text for answer in predict(model, pictures)] == expected
+
+    def test_a_temperature_makes_it_draw(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        torch.manual_seed(0)
+        answers = predict(tiny_vlm, [pictures[0]] * 6, temperature=2.0, batch_size=6)
+        assert [answer.error for answer in answers] == [None] * 6
+        assert len({answer.text for answer in answers}) > 1
+
+    @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+    def test_other_precisions_run(self, tiny_vlm: Path, pictures: list[Image.Image], dtype: str) -> None:
+        with VisionHfTransformers(options(tiny_vlm, dtype=dtype)) as runtime:
+            assert runtime._model.dtype is torch_dtype(Dtype(dtype), "cpu")
+            assert [answer.error for answer in runtime.predict_batch(pictures, PROMPT)] == [None] * 3
+
+    def test_a_constraint_is_refused(self, runtime: VisionHfTransformers, pictures: list[Image.Image]) -> None:
+        answers = list(runtime.predict_batch(pictures, PROMPT, constraint=Constraint(regex="[0-9]+")))
+        assert [str(answer.error) for answer in answers] == [
+            "tiny: vision_hf_transformers cannot constrain replies yet"
+        ] * 3
+        assert all(isinstance(answer.error, ModelError) for answer in answers)
+
+
+class TestPromptStyles:
+    def test_raw_puts_the_prompt_as_it_is_written(
+        self, tiny_vlm: Path, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        written = f"<|im_start|>User:<image>{PROMPT}<end_of_utterance>\nAssistant:"  # what the chat template writes
+        chat = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+        raw = predict(tiny_vlm, pictures, written, transformers_prompt_style=TransformersPromptStyle.RAW)
+        assert [answer.text for answer in raw] == chat
+
+    def test_raw_without_a_place_for_the_picture_is_an_error(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        answers = predict(tiny_vlm, pictures, transformers_prompt_style="raw")
+        assert all("<image>" in str(answer.error) for answer in answers)
+
+    def test_none_gives_the_picture_alone(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        unasked = predict(tiny_vlm, pictures, "one thing", transformers_prompt_style="none")
+        again = predict(tiny_vlm, pictures, "another", transformers_prompt_style="none")
+        assert [answer.error for answer in unasked] == [None] * 3
+        assert [answer.text for answer in unasked] == [answer.text for answer in again]
+        assert len({answer.text for answer in unasked}) == 3
+
+
+class TestLoading:
+    def test_a_model_that_is_not_here_says_how_to_get_it(self, tmp_path: Path) -> None:
+        absent = VisionHfTransformersOptions(
+            name="big", repo_id="HuggingFaceTB/SmolVLM-2.2B-Instruct", download_gb=4.5, revision="no-such"
+        )
+        with pytest.raises(ConfigurationError, match="hf download HuggingFaceTB/SmolVLM-Instruct --revision no-such"):
+            VisionHfTransformers(absent).load()
+        with pytest.raises(ConfigurationError, match="nowhere is no folder"):
+            VisionHfTransformers(options(tmp_path / "nowhere")).load()
+
+    def test_a_folder_without_weights_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+        model = other_vlm()
+        (model / "model.safetensors").unlink()
+        assert "cannot be loaded" in refusal(model)
+
+    def test_an_unknown_class_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+        model = other_vlm("config.json", model_type="no_such_model")
+        assert "no_such_model" in refusal(model)
+
+    def test_code_that_comes_with_the_weights_needs_trust(self, other_vlm: Callable[..., Path]) -> None:
+        model = other_vlm(
+            "config.json",
+            model_type="own_code",
+            auto_map={"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"},
+        )
+        (model / "own.py").write_text("raise RuntimeError('this code was run')")
+        assert "trust_remote_code = true" in refusal(model)
+        assert "this code was run" in refusal(model, trust_remote_code=True)
+
+    def test_a_class_that_writes_no_text_is_refused(self, tiny_vlm: Path) -> None:
+        assert "writes no text" in refusal(tiny_vlm, transformers_model_type=TransformersModelType.AUTOMODEL)
+
+    def test_the_class_that_is_gone_is_read_by_its_successor(
+        self, tiny_vlm: Path, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
+        expected = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+        answers = predict(tiny_vlm, pictures, transformers_model_type="automodel-vision2seq")
+        assert [answer.text for answer in answers] == expected
+
+    def test_a_size_the_processor_does_not_know_is_refused(self, tiny_vlm: Path) -> None:
+        assert "image_longest_edge" in refusal(tiny_vlm, max_pixels=100_000)
+
+    def test_quantized_needs_bitsandbytes(self, tiny_vlm: Path) -> None:
+        quantized = options(tiny_vlm, quantized=True)
+        if transformers.utils.is_bitsandbytes_available():
+            pytest.skip("bitsandbytes is installed here")
+        assert quantized.obstacle() == "bitsandbytes not installed: pip install bitsandbytes"
+        assert "bitsandbytes" in refusal(tiny_vlm, quantized=True)
+
+
+class TestDevices:
+    def test_a_device_that_is_not_there_gives_way_to_the_cpu(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        (answer,) = predict(tiny_vlm, pictures[:1], device="cuda:63")
+        assert answer.error is None
+        assert answer.device == "cpu"
+
+    def test_or_is_an_error(self, tiny_vlm: Path) -> None:
+        assert "has no cuda:63" in refusal(tiny_vlm, device="cuda:63", device_fallback=False)
+        assert "has no cuda:63" in refusal(tiny_vlm, device="cuda:63", supported_devices=["cuda"])
+
+    def test_a_device_the_model_does_not_support_is_refused(self, tiny_vlm: Path) -> None:
+        assert "supported_devices" in refusal(tiny_vlm, device="cpu", supported_devices=["cuda"])
+
+    def test_auto_takes_the_best_there_is(self) -> None:
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        assert choose_device("auto", tuple(AcceleratorDevice), fallback=False, where="preset x") == best
+        assert choose_device("auto", (AcceleratorDevice.CPU,), fallback=False, where="preset x") == "cpu"
+
+
+def test_the_size_of_a_picture_as_qwen_resizes_it(tiny_vlm: Path) -> None:
+    processor = transformers.Qwen2VLImageProcessorPil()
+    runtime = VisionHfTransformers(options(tiny_vlm, boxes=BoxConvention.MODEL_PIXELS))
+    runtime._processor = type("Processor", (), {"image_processor": processor})
+    for size in ((640, 480), (3000, 2000), (50, 40)):
+        (grid,) = processor(Image.new("RGB", size), return_tensors="pt")["image_grid_thw"].tolist()
+        assert runtime.model_size(size) == (grid[2] * 14, grid[1] * 14)
+
+
+def ids_of(runtime: VisionHfTransformers, picture: Image.Image) -> list[int]:
+    """Return the tokens the model answers with."""
+    inputs = runtime._inputs([picture], PROMPT)
+    sequence: list[int] = runtime._model.generate(**inputs)[0, inputs["input_ids"].shape[1] :].tolist()
+    return sequence
+
+
+def refusal(folder: Path, **settings: Any) -> str:
+    """Return why a model cannot be loaded: one line."""
+    with pytest.raises(ConfigurationError) as refused:
+        VisionHfTransformers(options(folder, **settings)).load()
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith("preset tiny: ")
+    return str(refused.value)

@@ -1,0 +1,169 @@
+"""`vision_mlx`, run for real on a tiny model with random weights, and beside transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bibwatch.drawing import photo
+from bibwatch.errors import ConfigurationError, ModelError
+from bibwatch.runtimes.base import Constraint, Finish, Prediction
+from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions
+from bibwatch.testing import RuntimeConformance
+
+mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx_vlm")
+pytest.importorskip("torch")
+
+pytestmark = pytest.mark.mlx
+
+PROMPT = "Which bib?"
+NEW_TOKENS = 12
+
+
+def options(folder: Path, **settings: Any) -> VisionMlxOptions:
+    return VisionMlxOptions.model_validate(
+        {"name": "tiny", "repo_id": str(folder), "max_new_tokens": NEW_TOKENS, **settings}
+    )
+
+
+def predict(folder: Path, images: list[Image.Image], **settings: Any) -> list[Prediction]:
+    with VisionMlx(options(folder, **settings)) as runtime:
+        return list(runtime.predict_batch(images, PROMPT))
+
+
+def predict_with_transformers(folder: Path, images: list[Image.Image], **settings: Any) -> list[Prediction]:
+    plain: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": NEW_TOKENS}
+    taken = VisionHfTransformersOptions.model_validate({"repo_id": str(folder), **plain, **settings})
+    with VisionHfTransformers(taken) as runtime:
+        return list(runtime.predict_batch(images, PROMPT))
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    return [photo((bib,), size=size) for bib, size in (("1024", (300, 200)), ("0042", (90, 60)), ("777", (200, 300)))]
+
+
+class TestVisionMlx(RuntimeConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def unloaded(cls, tiny_vlm: Path) -> VisionMlx:
+        return VisionMlx(options(tiny_vlm, batch_size=2))
+
+
+class TestBesideTransformers:
+    @pytest.mark.parametrize("settings", [{}, {"image_longest_edge": 128}], ids=str)
+    def test_they_say_the_same(self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]) -> None:
+        ours = predict(tiny_vlm, pictures, **settings)
+        theirs = predict_with_transformers(tiny_vlm, pictures, **settings)
+        assert [answer.text for answer in ours] == [answer.text for answer in theirs]
+        assert len({answer.text for answer in ours}) == len(pictures)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.finish is other.finish is Finish.LENGTH
+            assert [token.logprob for token in one.tokens] == pytest.approx(
+                [token.logprob for token in other.tokens],
+                abs=0.05,  # they resize the picture a little differently
+            )
+
+    def test_neither_spoils_the_other(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        texts = [
+            [answer.text for answer in run(tiny_vlm, pictures)]
+            for run in (predict, predict_with_transformers, predict, predict_with_transformers)
+        ]
+        assert texts == [texts[0]] * 4
+
+    def test_each_keeps_its_own_processor(self, tiny_vlm: Path) -> None:
+        from transformers import AutoProcessor
+
+        for _ in range(2):  # the second time mlx-vlm's module is there already, and patches nothing
+            with VisionMlx(options(tiny_vlm)) as runtime:
+                assert type(runtime._processor).__module__.startswith("mlx_vlm.")
+            assert type(AutoProcessor.from_pretrained(tiny_vlm)).__module__.startswith("transformers.")
+
+
+@pytest.fixture
+def saved_by_transformers_5(tiny_vlm: Path, other_vlm: Callable[..., Path]) -> Path:
+    """The tiny model as transformers 5 itself would have saved it: `rope_theta` in `rope_parameters` only."""
+    text = json.loads((tiny_vlm / "config.json").read_text())["text_config"]
+    assert text["rope_parameters"]["rope_theta"] == text.pop("rope_theta")
+    return other_vlm("config.json", text_config=text)
+
+
+class TestRopeTheta:
+    def test_a_checkpoint_saved_by_transformers_5_is_read_as_it_was_meant(
+        self, saved_by_transformers_5: Path, pictures: list[Image.Image]
+    ) -> None:
+        saved = saved_by_transformers_5
+        before = (saved / "config.json").read_bytes()
+        texts = [answer.text for answer in predict(saved, pictures)]
+        assert texts == [answer.text for answer in predict_with_transformers(saved, pictures)]
+        assert (saved / "config.json").read_bytes() == before
+
+    def test_the_trap_is_there(self, saved_by_transformers_5: Path) -> None:
+        """Fails when mlx-vlm reads `rope_parameters` itself: then our own reading of it can go."""
+        import mlx_vlm
+
+        from bibwatch.runtimes.mlx import _mlx_processors
+
+        with _mlx_processors():
+            model, _ = mlx_vlm.load(str(saved_by_transformers_5))
+        assert model.config.text_config.rope_theta == 1_000_000
+
+
+class TestAnswers:
+    def test_an_answer_that_ends_says_so(
+        self, tiny_vlm: Path, other_vlm: Callable[..., Path], pictures: list[Image.Image]
+    ) -> None:
+        (whole,) = predict(tiny_vlm, pictures[:1])
+        texts = [token.text for token in whole.tokens]
+        place = next(place for place, text in enumerate(texts) if place > 1 and text.isascii() and text.strip())
+        tokenizer = json.loads((tiny_vlm / "tokenizer.json").read_text())
+        last = tokenizer["model"]["vocab"][texts[place].replace(" ", "Ġ")]
+        model = other_vlm("generation_config.json", eos_token_id=[3, last])
+        (ended,) = predict(model, pictures[:1])
+        assert ended.finish is Finish.STOP
+        assert ended.tokens == whole.tokens[: texts.index(texts[place])]
+        (other,) = predict_with_transformers(model, pictures[:1])
+        assert (ended.finish, ended.text) == (other.finish, other.text)
+
+    def test_the_device_is_the_one_mlx_computes_on(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        (answer,) = predict(tiny_vlm, pictures[:1])
+        assert answer.device == ("gpu" if mx.metal.is_available() or mx.cuda.is_available() else "cpu")
+
+    def test_a_checkpoints_own_sampling_does_not_change_greedy_answers(
+        self, tiny_vlm: Path, other_vlm: Callable[..., Path], pictures: list[Image.Image]
+    ) -> None:
+        model = other_vlm("generation_config.json", do_sample=True, temperature=1.5, top_p=0.9, top_k=50)
+        assert [a.text for a in predict(model, pictures)] == [a.text for a in predict(tiny_vlm, pictures)]
+
+    def test_a_constraint_is_refused(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        with VisionMlx(options(tiny_vlm)) as runtime:
+            (answer,) = runtime.predict_batch(pictures[:1], PROMPT, constraint=Constraint(regex="[0-9]+"))
+        assert isinstance(answer.error, ModelError)
+        assert str(answer.error) == "tiny: vision_mlx cannot constrain replies yet"
+
+
+class TestLoading:
+    def test_a_model_that_is_not_here_says_how_to_get_it(self) -> None:
+        absent = VisionMlxOptions(name="far", repo_id="mlx-community/no-such-model-4bit")
+        with pytest.raises(ConfigurationError, match="hf download mlx-community/no-such-model-4bit"):
+            VisionMlx(absent).load()
+
+    def test_an_unknown_model_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+        model = other_vlm("config.json", model_type="no_such_model")
+        with pytest.raises(ConfigurationError) as refused:
+            VisionMlx(options(model)).load()
+        assert "no_such_model" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+    def test_a_checkpoint_without_a_chat_template_is_refused(self, other_vlm: Callable[..., Path]) -> None:
+        model = other_vlm()
+        (model / "chat_template.jinja").unlink()
+        with pytest.raises(ConfigurationError, match="without a chat template"):
+            VisionMlx(options(model)).load()

@@ -1,0 +1,161 @@
+"""What the engines that read checkpoints share, and their options: no engine is needed for these."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bibwatch.errors import ConfigurationError
+from bibwatch.runtimes import checkpoints
+from bibwatch.runtimes.devices import Dtype
+from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.hub import HubOptions
+from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _spell_rope
+
+IDEFICS = {"longest_edge": 1456, "shortest_edge": None}
+QWEN = {"longest_edge": 1_003_520, "shortest_edge": 3136}
+FIXED = {"height": 384, "width": 384}
+
+
+def sized(**settings: Any) -> HubOptions:
+    return HubOptions.model_validate({"kind": "x", "name": "x", "repo_id": "a/b", **settings})
+
+
+@given(st.binary(max_size=40))
+def test_the_texts_of_tokens_join_to_the_whole_text(data: bytes) -> None:
+    def decode(ids: Any) -> str:
+        return bytes(ids).decode(errors="replace")
+
+    texts = checkpoints.token_texts(list(data), decode)
+    assert len(texts) == len(data)
+    assert "".join(texts) == decode(data)
+
+
+def test_a_letter_of_several_tokens_belongs_to_its_last() -> None:
+    texts = checkpoints.token_texts(list("aé€".encode()), lambda ids: bytes(ids).decode(errors="replace"))
+    assert texts == ["a", "", "é", "", "", "€"]
+
+
+@given(st.lists(st.sampled_from(["▁bib", "▁10", "24", "▁", ","])))
+def test_tokens_of_a_tokenizer_that_strips_the_first_space_join_too(pieces: list[str]) -> None:
+    def decode(ids: Any) -> str:
+        return "".join(pieces[place] for place in ids).replace("▁", " ").removeprefix(" ")
+
+    places = list(range(len(pieces)))
+    assert "".join(checkpoints.token_texts(places, decode)) == decode(places)
+
+
+@pytest.mark.parametrize(
+    ("settings", "default", "size"),
+    [
+        ({}, IDEFICS, None),
+        ({"image_longest_edge": 768}, IDEFICS, {"longest_edge": 768}),
+        ({"max_pixels": 500_000}, QWEN, {"shortest_edge": 3136, "longest_edge": 500_000}),
+        ({"min_pixels": 10_000}, QWEN, {"shortest_edge": 10_000, "longest_edge": 1_003_520}),
+    ],
+)
+def test_the_size_of_pictures(settings: dict[str, int], default: dict[str, Any], size: dict[str, int] | None) -> None:
+    assert checkpoints.picture_size(sized(**settings), default) == size
+
+
+@pytest.mark.parametrize(
+    ("settings", "default", "said"),
+    [
+        ({"image_longest_edge": 768}, QWEN, "use min_pixels and max_pixels"),
+        ({"image_longest_edge": 768}, FIXED, "use longest_side"),
+        ({"max_pixels": 500_000}, IDEFICS, "use image_longest_edge or longest_side"),
+        ({"min_pixels": 2_000_000}, QWEN, "min_pixels 2000000 is over max_pixels 1003520"),
+    ],
+)
+def test_a_size_a_processor_does_not_know(settings: dict[str, int], default: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        checkpoints.picture_size(sized(**settings), default)
+
+
+@pytest.mark.parametrize(
+    ("rope", "added"),
+    [
+        ({"rope_theta": 5e5, "rope_type": "default"}, {"rope_theta": 5e5}),
+        (
+            {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [16, 24, 24]},
+            {
+                "rope_theta": 1e6,
+                "rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": [16, 24, 24]},
+            },
+        ),
+    ],
+)
+def test_mlx_is_told_what_transformers_5_no_longer_writes(rope: dict[str, Any], added: dict[str, Any]) -> None:
+    config = {"model_type": "x", "text_config": {"rope_parameters": rope}}
+    assert _spell_rope(config)
+    assert config["text_config"] == {"rope_parameters": rope, **added}
+    assert not _spell_rope(config)
+
+
+@pytest.mark.parametrize(
+    "text", [{"rope_theta": 1e4}, {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, {}]
+)
+def test_and_nothing_else(text: dict[str, Any]) -> None:
+    config = {"text_config": dict(text)}
+    assert not _spell_rope(config)
+    assert config == {"text_config": text}
+
+
+class TestTransformersOptions:
+    NOTED = {  # noqa: RUF012  # the design note's own fields and values
+        "repo_id": "ds4sd/SmolDocling-256M-preview", "trust_remote_code": False, "load_in_8bit": True,
+        "llm_int8_threshold": 6.0, "quantized": False, "transformers_model_type": "automodel",
+        "transformers_prompt_style": "chat", "torch_dtype": None, "supported_devices": ["cpu", "cuda", "mps"],
+        "use_kv_cache": True, "max_new_tokens": 4096,
+    }  # fmt: skip
+
+    def test_the_fields_of_the_design_note_are_all_taken(self) -> None:
+        taken = VisionHfTransformersOptions.model_validate({"kind": "vision_hf_transformers", **self.NOTED})
+        written = taken.model_dump(mode="json")
+        assert {key: written[key] for key in self.NOTED if key != "torch_dtype"} == {
+            key: value for key, value in self.NOTED.items() if key != "torch_dtype"
+        }
+        assert taken.dtype is Dtype.AUTO
+
+    def test_torch_dtype_is_another_name_of_dtype(self) -> None:
+        for name in ("dtype", "torch_dtype"):
+            options = VisionHfTransformersOptions.model_validate({"repo_id": "a/b", name: "bfloat16"})
+            assert options.dtype is Dtype.BFLOAT16
+        with pytest.raises(ValidationError):
+            VisionHfTransformersOptions.model_validate({"repo_id": "a/b", "torch_dtype": "bfloat17"})
+
+    def test_where_it_runs_is_not_what_it_answers(self) -> None:
+        here = VisionHfTransformersOptions(repo_id="a/b")
+        there = here.model_copy(update={"device": "cuda:1", "device_fallback": False, "supported_devices": ("cuda",)})
+        assert here.identity() == there.identity()
+        assert here.identity() != here.model_copy(update={"dtype": Dtype.BFLOAT16}).identity()
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU", ""])
+    def test_a_device_nobody_knows_is_refused(self, device: str) -> None:
+        with pytest.raises(ValidationError, match="device"):
+            VisionHfTransformersOptions(repo_id="a/b", device=device)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "library", "extra"),
+    [
+        (VisionHfTransformers(VisionHfTransformersOptions(name="x", repo_id="a/b")), "transformers", "local"),
+        (VisionMlx(VisionMlxOptions(name="x", repo_id="a/b")), "mlx_vlm", "mlx"),
+    ],
+    ids=["transformers", "mlx"],
+)
+def test_a_library_that_is_missing_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: Any, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=rf"^preset x: .*pip install 'bibwatch\[{extra}\]'"):
+        runtime.load()
+    runtime.close()
+    runtime.close()

@@ -1,0 +1,92 @@
+"""A model made in seconds, and a real vLLM server that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_PATIENCE = 180  # seconds; it takes 25 on an idle machine
+_SURROUNDINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let vLLM leave one socket context to the garbage collector, as it does."""
+    config.addinivalue_line("filterwarnings", "ignore:Unclosed context:ResourceWarning")
+
+
+@dataclass
+class VllmServer:
+    """A running server and its log."""
+
+    url: str
+    model: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """End it and all its processes, as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def wait_until_it_answers(self) -> None:
+        """Wait for its health check; fail with the end of its log."""
+        deadline = time.monotonic() + _PATIENCE
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(self.url.replace("/v1", "/health"), timeout=5).close()  # noqa: S310  # our own
+                return
+            time.sleep(0.2)
+        pytest.fail(f"vLLM did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision-language model with random weights."""
+    from bibwatch.testing.tiny_vlm import make_tiny_vlm
+
+    return make_tiny_vlm(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A vLLM server on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    flags = f"--served-model-name tiny --host 127.0.0.1 --port {port} --dtype float32 --enforce-eager"
+    limits = "--max-model-len 1024 --max-num-seqs 4"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *flags.split(), *limits.split()],
+            env=os.environ | _SURROUNDINGS,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running = VllmServer(f"http://127.0.0.1:{port}/v1", "tiny", process, log)
+    try:
+        running.wait_until_it_answers()
+        yield running
+    finally:
+        running.kill()

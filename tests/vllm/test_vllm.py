@@ -1,0 +1,225 @@
+"""`vision_vllm` in process and `vision_openailike_api` against a server: a real vLLM, a model with random weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
+from bibwatch.runtimes.base import Constraint, Finish, Prediction
+from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.vllm import VisionVllm, VisionVllmOptions
+from bibwatch.testing import RuntimeConformance
+
+pytest.importorskip("vllm")
+psutil = pytest.importorskip("psutil")  # comes with vLLM
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),  # vLLM's own, of torch
+]
+
+_PROMPT = "Which bib numbers can be read in this photo?"
+_DIGITS = Constraint(regex="[0-9]{4}")
+_SCHEMA = Constraint(
+    json_schema={
+        "type": "object",
+        "properties": {"legible": {"type": "string", "enum": ["yes", "no"]}},
+        "required": ["legible"],
+        "additionalProperties": False,
+    }
+)
+
+
+def chequered(seed: int) -> Image.Image:
+    """Draw grey squares that a JPEG of full quality keeps exactly: a server then sees what an engine here does."""
+    image = Image.new("RGB", (64, 64))
+    shades = random.Random(seed)
+    for left in range(0, 64, 16):
+        for top in range(0, 64, 16):
+            image.paste((shades.randrange(256),) * 3, (left, top, left + 16, top + 16))
+    return image
+
+
+_PICTURES = [chequered(seed) for seed in range(4)]
+
+
+def inline(folder: Path, **options: Any) -> VisionVllm:
+    """Make a runtime with an engine that is small and starts soon."""
+    small: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "kv_cache_gb": 0.25,
+        "max_model_len": 1024,
+        "max_new_tokens": 16,
+        "batch_size": 4,
+    }
+    return VisionVllm(VisionVllmOptions(name="inline", repo_id=str(folder), **(small | options)))
+
+
+def remote(server: Any, **options: Any) -> VisionOpenAILikeApi:
+    """Make a runtime that asks the server."""
+    usual: dict[str, Any] = {
+        "model_name": server.model,
+        "structured": "structured_outputs",
+        "jpeg_quality": 100,
+        "max_new_tokens": 16,
+        "concurrency": 4,
+        "batch_size": 4,
+    }
+    return VisionOpenAILikeApi(VisionOpenAILikeApiOptions(name="remote", api_url=server.url, **(usual | options)))
+
+
+def ask(runtime: Any, *images: Image.Image, constraint: Constraint | None = None) -> list[Prediction]:
+    """Return the predictions for some pictures."""
+    return list(runtime.predict_batch(images, _PROMPT, constraint=constraint))
+
+
+def texts(predictions: list[Prediction]) -> list[str]:
+    """Return what was answered; a failure is no answer."""
+    assert [prediction.error for prediction in predictions] == [None] * len(predictions)
+    return [prediction.text for prediction in predictions]
+
+
+def engine_processes() -> list[Any]:
+    """List the processes of the engine in this process that are alive; the server's are not among them."""
+    mine = psutil.Process().children(recursive=True)
+    alive = [each for each in mine if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in alive if each.name().startswith("VLLM") and not _serves(each)]
+
+
+def _serves(process: Any) -> bool:
+    return any("api_server" in " ".join(parent.cmdline()) for parent in process.parents())
+
+
+class Constrained(RuntimeConformance):
+    """What both have beyond the contract."""
+
+    def test_a_pattern_is_obeyed_and_its_tokens_are_told(self, runtime: Any) -> None:
+        for prediction in ask(runtime, *_PICTURES, constraint=_DIGITS):
+            assert prediction.error is None
+            assert re.fullmatch("[0-9]{4}", prediction.text)
+            assert prediction.finish is Finish.STOP
+            assert "".join(token.text for token in prediction.tokens) == prediction.text
+            assert all(token.logprob <= 0 for token in prediction.tokens)
+
+    def test_a_schema_is_obeyed(self, runtime: Any) -> None:
+        for prediction in ask(runtime, *_PICTURES, constraint=_SCHEMA):
+            assert prediction.error is None
+            if prediction.finish is Finish.STOP:
+                assert json.loads(prediction.text)["legible"] in {"yes", "no"}
+            else:  # blanks are JSON too, and random weights may like them
+                assert re.match(r"\s*(\{|$)", prediction.text)
+
+    def test_a_pattern_that_is_none_is_an_error_and_the_next_question_is_answered(self, runtime: Any) -> None:
+        before = texts(ask(runtime, _PICTURES[0]))
+        wrong = ask(runtime, *_PICTURES, constraint=Constraint(regex="[0-9"))
+        assert all(isinstance(prediction.error, ModelError) for prediction in wrong)
+        assert all("\n" not in str(prediction.error) for prediction in wrong)
+        assert texts(ask(runtime, _PICTURES[0])) == before
+
+    def test_an_answer_that_is_cut_off_says_so(self, runtime: Any) -> None:
+        (prediction,) = ask(runtime, _PICTURES[0])
+        assert prediction.finish is Finish.LENGTH
+
+    def test_an_answer_ends_before_a_stop_text(self, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        (whole,) = texts(ask(runtime, _PICTURES[0]))
+        end = next(char for char in whole[2:] if char.isascii() and char.isprintable())
+        monkeypatch.setattr(runtime, "options", runtime.options.model_copy(update={"stop": (end,)}))
+        (cut,) = ask(runtime, _PICTURES[0])
+        assert (cut.text, cut.finish) == (whole.partition(end)[0], Finish.STOP)
+
+
+class TestServer(Constrained):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def unloaded(cls, server: Any) -> VisionOpenAILikeApi:
+        return remote(server)
+
+    def test_openais_own_way_to_ask_for_json(self, server: Any) -> None:
+        with remote(server, structured="response_format") as runtime:
+            self.test_a_schema_is_obeyed(runtime)
+
+    def test_a_name_the_server_does_not_know_is_an_error_that_names_the_right_one(self, server: Any) -> None:
+        with remote(server, model_name="smol") as runtime:
+            (prediction,) = ask(runtime, _PICTURES[0])
+        assert isinstance(prediction.error, ModelUnavailableError)
+        assert re.search(r"no model 'smol'; it lists: tiny", str(prediction.error))
+
+    def test_what_the_server_refuses_is_said_in_its_words(self, server: Any) -> None:
+        with remote(server, max_new_tokens=100_000) as runtime:
+            (prediction,) = ask(runtime, _PICTURES[0])
+        assert type(prediction.error) is ModelError
+        assert re.search(r"400: .*1024", str(prediction.error))
+
+
+class TestInProcess(Constrained):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def unloaded(cls, model_folder: Path) -> VisionVllm:
+        return inline(model_folder)
+
+    def test_closing_twice_does_no_harm_and_use_brings_it_back(
+        self, runtime: VisionVllm, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """And nothing of all that is printed where answers are."""
+        before = texts(ask(runtime, *_PICTURES))
+        assert engine_processes()
+        runtime.close()
+        runtime.close()
+        assert engine_processes() == []
+        assert texts(ask(runtime, *_PICTURES)) == before
+        assert capfd.readouterr().out == ""
+
+    def test_the_device_is_named(self, runtime: VisionVllm) -> None:
+        assert ask(runtime, _PICTURES[0])[0].device == "cpu"
+
+    def test_a_server_gives_the_same_answers(self, runtime: VisionVllm, server: Any) -> None:
+        for image in _PICTURES:
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=100)
+            assert Image.open(file).tobytes() == image.tobytes()
+        with remote(server) as other:
+            here, there = (texts(ask(each, *_PICTURES)) for each in (runtime, other))
+        assert here == there
+        assert len(set(here)) > 1
+
+    def test_an_engine_that_dies_is_an_error_and_leaves_nothing(self, runtime: VisionVllm) -> None:
+        """It is killed while it answers: vLLM's own client would wait for ever."""
+        assert ask(runtime, _PICTURES[0])[0].error is None
+        for process in engine_processes():
+            process.kill()
+        for prediction in ask(runtime, *_PICTURES):
+            assert isinstance(prediction.error, ModelUnavailableError)
+            assert "engine died" in str(prediction.error)
+        assert engine_processes() == []
+
+
+def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^preset inline: vLLM cannot load .*directory") as caught:
+        inline(tmp_path).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_the_model_does_not_know_is_refused(model_folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not know min_pixels"):
+        inline(model_folder, min_pixels=100).load()
+
+
+def test_a_server_that_is_gone_is_an_error_of_each_image(server: Any) -> None:
+    """The last test: no other can use the server after it."""
+    with remote(server) as runtime:
+        assert ask(runtime, _PICTURES[0])[0].error is None
+        server.kill()
+        predictions = ask(runtime, *_PICTURES)
+    assert len(predictions) == len(_PICTURES)
+    assert all(isinstance(prediction.error, ModelUnavailableError) for prediction in predictions)
+    assert runtime.options.obstacle() == f"no server answers at {runtime.options.place}"
