@@ -8,13 +8,15 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from bibwatch.runtimes.base import Box, Prediction
+from bibwatch.runtimes.base import Box, Gives, Prediction
 
 
 class InterpreterOptions(BaseModel):
     """How to understand a prediction; `kind` chooses the interpreter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[Gives] = Gives.TEXT
 
     kind: str
 
@@ -33,7 +35,10 @@ ValueT = TypeVar("ValueT")
 
 
 class Interpreter(ABC, Generic[OptionsT, ValueT]):
-    """Turns predictions into values of one type."""
+    """Turns predictions into values of one type.
+
+    `bibwatch.testing.InterpreterConformance` states the contract as tests.
+    """
 
     options_type: ClassVar[type[InterpreterOptions]]
 
@@ -41,5 +46,9 @@ class Interpreter(ABC, Generic[OptionsT, ValueT]):
         self.options = options
 
     @abstractmethod
-    def interpret(self, prediction: Prediction) -> ValueT:
-        """Return the values of a prediction without `error`. Raises ModelReplyError if it makes no sense."""
+    def interpret(self, prediction: Prediction, prompt: str = "") -> ValueT:
+        """Return the values of a prediction without `error`; boxes are in pixels of the picture it is about.
+
+        `prompt` is what the model was asked: words of it that come back are no answer.
+        Raises ModelReplyError if the reply makes no sense, and nothing else, whatever the reply.
+        """

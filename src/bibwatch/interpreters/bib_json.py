@@ -1,0 +1,187 @@
+"""`bib_json`: bibs in a reply that is, or has in it, JSON.
+
+Knows the shapes in which models name bibs, and what a reply's tokens say of how sure the model was. Does not know
+which bibs to trust.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Literal
+
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
+
+from bibwatch.errors import ModelReplyError
+from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
+from bibwatch.interpreters.bibs import BibOptions, surest
+from bibwatch.interpreters.replies import json_value, quoted, reply, unfenced
+from bibwatch.runtimes.base import Box, Frame, Prediction, Token
+
+_LISTS = ("bibs", "bib_numbers", "numbers")  # names models give the list, and the number in an entry of it
+_NUMBERS = ("number", "bib", "bib_number")
+_BOXES = ("box", "bbox", "bbox_2d")
+_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+_NONE = {"none", "null", "n/a", "no bib", "no bibs"}
+_ILLEGIBLE_AT_MOST = 0.5
+_LABEL = re.compile(r"^(?:bib|number|no\.?|nr\.?|[#№:\s])+", re.IGNORECASE)  # that models put before a number
+_SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
+
+
+class BibJsonOptions(BibOptions):
+    """Which numbers of a reply are bibs, and how sure they are."""
+
+    kind: Literal["bib_json"] = "bib_json"
+    unknown_confidence: float = Field(
+        default=0.5, ge=0, le=1, description="How sure a bib is where the engine tells no token probabilities."
+    )
+
+
+class _Entry(BaseModel):
+    """One bib as models write it; what else they say of it is not asked for."""
+
+    number: str | None = Field(validation_alias=AliasChoices(*_NUMBERS))
+    box: Any = Field(default=None, validation_alias=AliasChoices(*_BOXES))
+    legible: Any = True
+    confidence: Any = None
+
+    def confidence_by(self, tokens: float | None, unknown: float) -> float:
+        """How sure the bib is. What a model says of its own sureness is believed only against the bib."""
+        stated = _number(self.confidence)
+        without = min(stated, unknown) if stated is not None and 0 <= stated <= 1 else unknown
+        sure = without if tokens is None else tokens
+        return min(sure, _ILLEGIBLE_AT_MOST) if str(self.legible).lower() in {"false", "no"} else sure
+
+
+class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
+    """Takes the numbers a reply names; a number named twice is one bib, the surer one.
+
+    No bibs is an answer only where the reply says so; a reply of anything else is a ModelReplyError.
+    """
+
+    options_type: ClassVar[type[InterpreterOptions]] = BibJsonOptions
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the reply that is wanted, for engines that can hold a model to one."""
+        number = {"type": "string", "pattern": f"^(?:{self.options.pattern.pattern})$"}
+        box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
+        entry = _object({"number": number, "box": box}, required=["number"])
+        return _object({"bibs": {"type": "array", "items": entry}}, required=["bibs"])
+
+    def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
+        text = reply(prediction, prompt)
+        if _says_none(unfenced(text)):
+            return ()
+        entries = _entries(json_value(text), text)
+        named = [entry for entry in entries if entry.number and not _says_none(entry.number)]
+        bibs = self._bibs(named, prediction)
+        answered = [bib for bib in bibs if bib.text not in _words(prompt)]
+        if bibs and not answered:
+            raise ModelReplyError(f"the reply repeats the example of the prompt: {bibs[0].text}")
+        # Numbers that are no bibs are left out, as `bib_lines` does; words in their place are no answer at all.
+        if not bibs and not all(_is_number(entry.number or "") for entry in named):
+            raise ModelReplyError(f"no number where the bib should be: {quoted(text)}")
+        return surest(answered)
+
+    def _bibs(self, entries: Sequence[_Entry], prediction: Prediction) -> list[Bib]:
+        sureness = _Sureness(prediction.tokens)
+        bibs = []
+        for entry in entries:
+            printed = entry.number or ""
+            by_tokens = sureness.of_next(printed)
+            if text := self.options.bib(printed) or self.options.bib(_LABEL.sub("", printed)):
+                sure = entry.confidence_by(by_tokens, self.options.unknown_confidence)
+                bibs.append(Bib(text, sure, _box(entry.box, prediction.frame)))
+        return bibs
+
+
+class _Sureness:
+    """How sure the model was of each number, in the order of the reply: from the tokens it is written with."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = tokens
+        self._text = "".join(token.text for token in tokens)
+        self._position = 0
+
+    def of_next(self, printed: str) -> float | None:
+        """Return the probability of the tokens of the next occurrence of a number; None if that is not known."""
+        number = re.escape(printed)
+        # As a value of JSON if possible: the same digits may be in a box that comes first.
+        for form in (rf'(?:"\s*|:\s*)({number})(?=\s*["\s,\]}}])', rf"(?<![\w.])({number})(?![\w.])"):
+            if printed and (found := re.compile(form).search(self._text, self._position)):
+                self._position = found.end()
+                return self._probability(*found.span(1))
+        return None
+
+    def _probability(self, start: int, end: int) -> float | None:
+        total, at = 0.0, 0
+        for token in self._tokens:
+            after = at + len(token.text)
+            if at < end and after > start:
+                total += token.logprob
+            at = after
+        return None if math.isnan(total) else math.exp(min(0.0, total))
+
+
+def _entries(value: Any, text: str) -> list[_Entry]:
+    """Return the bibs a JSON value names, in whichever shape. Raises ModelReplyError for a shape that is unknown."""
+    match value:
+        case None:
+            return [_Entry(number=None)]
+        case str():
+            return [_Entry(number=number) for number in _numbers(value)]
+        case list():
+            return [entry for item in value for entry in _entries(item, text)]
+        case dict():
+            for name in (*_LISTS, *_NUMBERS):
+                if (name in _LISTS and name in value) or isinstance(value.get(name), list | dict):
+                    return _entries(value[name], text)
+            with suppress(ValidationError):
+                entry = _Entry.model_validate(value)
+                numbers = [None] if entry.number is None else _numbers(entry.number)
+                return [entry.model_copy(update={"number": number}) for number in numbers]
+    raise ModelReplyError(f"the reply names no bibs in any known way: {quoted(text)}")
+
+
+def _numbers(text: str) -> list[str]:
+    return _SEVERAL.split(" ".join(text.split()))
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text is some number, a bib or not: `7`, `14:32`, `A12`."""
+    return bool(re.search(r"\d", text) and re.fullmatch(r"[\w:.-]+", text))
+
+
+def _says_none(text: str) -> bool:
+    return text.strip(" \n.!\"'").lower() in _NONE
+
+
+def _words(prompt: str) -> set[str]:
+    return set(re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).upper()))
+
+
+def _box(written: Any, frame: Frame | None) -> Box | None:
+    """Return a box as models write it; None where it is none, or nothing is known of the model's boxes."""
+    if isinstance(written, dict):
+        written = next(([written[side] for side in sides] for sides in _CORNERS if written.keys() >= set(sides)), None)
+    if isinstance(written, str):
+        written = re.findall(r"-?\d+(?:\.\d+)?", written)
+    if frame is None or not isinstance(written, list):
+        return None
+    numbers = [_number(side) for side in written]
+    return frame.box(side for side in numbers if side is not None) if None not in numbers else None
+
+
+def _number(written: Any) -> float | None:
+    try:
+        return float(written)
+    except (TypeError, ValueError):
+        return None
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

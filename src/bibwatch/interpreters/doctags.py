@@ -1,0 +1,191 @@
+"""`doctags`: a page as SmolDocling writes it, in DocTags: text, headings, lists, pictures, code, tables, with boxes.
+
+Knows the tags. Does not know the pages: what an element says is what the model said.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from bibwatch.errors import ModelReplyError
+from bibwatch.interpreters.base import Interpreter, InterpreterOptions
+from bibwatch.interpreters.code_block import Code, marked_code
+from bibwatch.interpreters.otsl import otsl_rows
+from bibwatch.interpreters.replies import quoted, reply
+from bibwatch.runtimes.base import Box, BoxConvention, Frame, Prediction
+
+_GRID = 500  # the unit of DocTags: a picture is so many wide and so many high
+
+_AROUND = "doctag|document|inline|group|form|key_value_region|unordered_list|ordered_list|list"
+_VERBATIM = "code|formula|otsl"  # what looks like a tag in them is theirs
+_ELEMENT = (
+    "text|paragraph|title|section_header(?:_level_[1-6])?|list_item|picture|chart|caption|footnote|reference|"
+    "page_header|page_footer|document_index|checkbox_selected|checkbox_unselected"
+)
+_TAG = re.compile(
+    rf"<(?P<verbatim>{_VERBATIM})>(?P<inside>.*?)(?P<ended></(?P=verbatim)>|\Z)|<(?P<end>/?)(?P<label>{_ELEMENT}|{_AROUND})>",
+    re.DOTALL,
+)
+_LOCATION = re.compile(r"\s*" + r"<loc_(\d{1,4})>" * 4)
+_CAPTION = re.compile(r"<caption>(.*?)(?:</caption>|\Z)", re.DOTALL)
+_NOT_TEXT = re.compile(r"<loc_\d+>|<page_break>")
+_KIND = re.compile(r"<[a-z_]+>")  # of a picture: `<bar_chart>`, `<logo>`, `<other>`
+
+
+@dataclass(frozen=True)
+class Element:
+    """One part of a page. `within` is the tag around it: a list, a picture, a table; only a table has rows."""
+
+    label: str
+    text: str
+    box: Box | None
+    within: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """A page: its elements in reading order, and the DocTags they were read from."""
+
+    elements: tuple[Element, ...]
+    source: str
+
+    def markdown(self) -> str:
+        """Return the page as Markdown, without what is printed on every page (headers and footers)."""
+        written, number, before = "", 0, ("", "")
+        for element in self.elements:
+            kind = (element.label, element.within)
+            number, before = (number + 1 if kind == before and element.label == "list_item" else 1), kind
+            if block := _markdown(element, number):
+                written += ("\n" if number > 1 else "\n\n") + block
+        return written.strip("\n")
+
+
+class DocTagsOptions(InterpreterOptions):
+    """Nothing to choose."""
+
+    kind: Literal["doctags"] = "doctags"
+
+
+class DocTags(Interpreter[DocTagsOptions, Document]):
+    """Reads DocTags; a reply that is none, or that does not end, is a ModelReplyError."""
+
+    options_type: ClassVar[type[InterpreterOptions]] = DocTagsOptions
+
+    def interpret(self, prediction: Prediction, prompt: str = "") -> Document:
+        text = reply(prediction, prompt)
+        elements = _Page(text, prediction.frame).elements
+        if not any(element.text or element.rows or element.box for element in elements):
+            raise ModelReplyError(f"no DocTags in the reply: {quoted(text)}")
+        return Document(tuple(elements), text)
+
+
+class _Page:
+    """Goes through DocTags once and keeps the elements, in the order in which they begin."""
+
+    def __init__(self, text: str, frame: Frame | None) -> None:
+        self.elements: list[Element] = []
+        self._frame = frame
+        self._opened: list[tuple[str, int]] = []  # tag, and the number of its element; -1 where it has none
+        position = 0
+        for tag in _TAG.finditer(text):
+            self._say(text[position : tag.start()])
+            position = tag.end()
+            if tag["verbatim"] and not tag["ended"]:
+                self._opened.append((tag["verbatim"], -1))
+            elif tag["verbatim"]:
+                self._verbatim(tag["verbatim"], tag["inside"])
+            elif not tag["end"]:
+                self._begin(tag["label"])
+            elif not self._opened or self._opened.pop()[0] != tag["label"]:
+                raise ModelReplyError(f"</{tag['label']}> ends nothing in the reply's DocTags: {quoted(text)}")
+        if self._opened:
+            raise ModelReplyError(f"<{self._opened[-1][0]}> does not end in the reply's DocTags: {quoted(text)}")
+
+    def _begin(self, label: str) -> None:
+        has_element = not re.fullmatch(_AROUND, label)
+        self._opened.append((label, len(self.elements) if has_element else -1))
+        if has_element:
+            self.elements.append(Element(label, "", None, self._within(outer=2)))
+
+    def _within(self, *, outer: int = 1) -> str:
+        tag = self._opened[-outer][0] if len(self._opened) >= outer else ""
+        return "" if tag in {"doctag", "document"} else tag
+
+    def _say(self, text: str) -> None:
+        """Take in what stands between two tags: the text of what is open, or text of its own."""
+        if not self._opened or not text.strip():
+            return
+        label, number = self._opened[-1]
+        if number < 0:
+            self._append("text", text)
+            return
+        element = self.elements[number]
+        said = _KIND.sub("", text) if label in {"picture", "chart"} else text
+        joined = f"{element.text} {_plain(said)}".strip()
+        self.elements[number] = replace(element, text=joined, box=element.box or self._box(text))
+
+    def _verbatim(self, label: str, inside: str) -> None:
+        if label == "otsl":
+            rows = tuple(map(tuple, otsl_rows(inside)))
+            self.elements.append(Element(label, "", self._box(inside), self._within(), rows))
+            for caption in _CAPTION.findall(inside):
+                self.elements.append(Element("caption", _plain(caption), self._box(caption), label))
+        else:
+            self._append(label, inside)
+
+    def _append(self, label: str, text: str) -> None:
+        if plain := _NOT_TEXT.sub("", text).strip("\n").rstrip():
+            self.elements.append(Element(label, plain, self._box(text), self._within()))
+
+    def _box(self, text: str) -> Box | None:
+        found = _LOCATION.match(text)
+        if not found or not self._frame:
+            return None
+        frame = replace(self._frame, convention=BoxConvention.REL1)
+        return frame.box(int(side) / _GRID for side in found.groups())
+
+
+def _plain(text: str) -> str:
+    return " ".join(_NOT_TEXT.sub("", text).split())
+
+
+def _markdown(element: Element, number: int) -> str:
+    """Write one element; `number` is its place in its list."""
+    match element.label:
+        case "page_header" | "page_footer":
+            return ""
+        case "code":
+            return _fenced(marked_code(element.text))
+        case "otsl":
+            return _pipe_table(element.rows)
+        case "picture" | "chart":
+            return "\n\n".join(filter(None, ("<!-- image -->", element.text)))
+        case "formula":
+            return f"$${element.text.strip()}$$"
+    return f"{_mark(element, number)}{element.text}"
+
+
+def _mark(element: Element, number: int) -> str:
+    """Return what Markdown puts before a heading and an item of a list."""
+    if element.label == "list_item":
+        return f"{number}. " if element.within == "ordered_list" else "- "
+    if element.label.startswith("section_header"):
+        level = int(element.label[-1]) if element.label[-1].isdigit() else 1
+        return "#" * (level + 1) + " "  # the title has the first level
+    return "# " if element.label == "title" else ""
+
+
+def _fenced(code: Code) -> str:
+    longest = max(map(len, re.findall("`+", code.text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{code.language.lower()}\n{code.text}\n{fence}"
+
+
+def _pipe_table(rows: tuple[tuple[str, ...], ...]) -> str:
+    width = max(map(len, rows), default=0)
+    filled = [row + ("",) * (width - len(row)) for row in rows]
+    lines = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in filled]
+    return "\n".join([*lines[:1], "|" + " --- |" * width, *lines[1:]]) if lines else ""

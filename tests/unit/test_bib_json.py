@@ -1,0 +1,244 @@
+"""`bib_json`: the bibs that a reply names, how sure they are, and where."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bibwatch.errors import ModelReplyError
+from bibwatch.interpreters.base import Bib
+from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
+from bibwatch.interpreters.bib_lines import BibLinesOptions
+from bibwatch.runtimes.base import Box, BoxConvention, Frame, Prediction, Token
+
+_PROMPT = 'Which bibs are in this photo? Answer such as {"bib": "256"}.'
+
+
+def interpret(text: str, prompt: str = "", frame: Frame | None = None, **options: object) -> tuple[Bib, ...]:
+    return BibJson(BibJsonOptions(**options)).interpret(Prediction(text=text, frame=frame), prompt)
+
+
+def texts(text: str, prompt: str = "", **options: object) -> list[str]:
+    return [bib.text for bib in interpret(text, prompt, **options)]
+
+
+@pytest.mark.parametrize(
+    ("text", "bibs"),
+    [
+        ('{"bibs": [{"number": "42"}, {"number": "0042"}]}', ["42", "0042"]),
+        ('{"bibs": ["42", 43]}', ["42", "43"]),
+        ('{"bib": "42"}', ["42"]),
+        ('{"bib": 42}', ["42"]),
+        ('{"bib": 0042}', ["0042"]),
+        ('{"bib": ["42", "43"]}', ["42", "43"]),
+        ('{"bib": {"number": "42"}}', ["42"]),
+        ('{"bib": "42, 43 and 44"}', ["42", "43", "44"]),
+        ('{"bib_number": "m1234"}', ["M1234"]),
+        ('{"bib_numbers": [42]}', ["42"]),
+        ('["42", {"bib": 43}, null]', ["42", "43"]),
+        ('{"bib": "42"}\n{"bib": "43"}', ["42", "43"]),
+        ('{"bibs": [{"number": "42", "colour": "red", "runner": {"name": "Anna"}}]}', ["42"]),
+        ('{"bibs": ["42", "7", "123456"]}', ["42"]),
+        ('{"bibs": ["#42", "Bib 43", "No. 44", "1 2 3 4"]}', ["42", "43", "44", "1234"]),
+        ("42", ["42"]),
+        ("I can see ```json\n{\"bib\": \"42\"}\n```", ["42"]),
+    ],
+)  # fmt: skip
+def test_the_shapes_in_which_models_name_bibs(text: str, bibs: list[str]) -> None:
+    assert texts(text) == bibs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            '{"bibs": []}',
+            "[]",
+            '{"bib": null}',
+            '{"bib": "none"}',
+            '{"bib": ""}',
+            '{"bib": " "}',
+            "None.",
+            "null",
+            '"none"',
+        ),
+        *('{"bibs": null}', '{"bibs": [{"number": null}]}', '```json\n{"bibs": []}\n```', '{"bibs": ["7", "14:32"]}'),
+    ],
+)
+def test_no_bib_where_the_reply_says_so(text: str) -> None:
+    assert interpret(text) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "true", '{"runners": 3}', '{"answer": {"bibs": ["42"]}}', "[true]", '{"bibs": true}', '{"bib": true}'),
+        *(
+            '{"bibs": [{"box": [1, 2, 3, 4]}]}',
+            "There are no bibs here.",
+            "The bib is 42.",
+            '"',
+            "```\n```",
+            '{"bibs": ["42"',
+        ),
+        *('{"bibs": ["<number>"]}', '{"bib": "bib number"}', '{"bib": "unreadable"}', '{"bib": "4 of 10 runners"}'),
+    ],
+)
+def test_anything_else_is_an_error_and_not_no_bib(text: str) -> None:
+    with pytest.raises(ModelReplyError):
+        interpret(text)
+
+
+def test_the_example_of_the_prompt_is_no_answer() -> None:
+    with pytest.raises(ModelReplyError, match="the reply repeats the example of the prompt: 256"):
+        interpret('{"bib": 256}', _PROMPT)
+    assert texts('{"bibs": ["256", "42"]}', _PROMPT) == ["42"]
+    assert texts('{"bib": "2560"}', _PROMPT) == ["2560"]
+    assert texts('{"bib": "25"}', _PROMPT) == ["25"]
+
+
+def test_one_pattern_for_lines_and_for_replies() -> None:
+    assert BibJsonOptions().pattern == BibLinesOptions().pattern
+    assert texts('{"bibs": ["AB-12", "42"]}', pattern=r"AB-\d\d") == ["AB-12"]
+
+
+def test_digits_of_other_scripts_do_not_make_another_bib() -> None:
+    assert texts('{"bibs": ["\uff14\uff12", "\u0664\u0662"]}') == ["42"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "confidence"),
+    [
+        ({}, 0.4),
+        ({"confidence": 0.99}, 0.4),
+        ({"confidence": 0.2}, 0.2),
+        ({"confidence": "0.2"}, 0.2),
+        ({"confidence": "high"}, 0.4),
+        ({"confidence": 95}, 0.4),
+        ({"confidence": -1}, 0.4),
+        ({"legible": True}, 0.4),
+        ({"legible": False}, 0.4),
+    ],
+)
+def test_what_a_model_says_of_its_own_sureness_is_believed_only_against_it(
+    entry: dict[str, Any], confidence: float
+) -> None:
+    (bib,) = interpret(json.dumps({"bibs": [{"number": "42", **entry}]}), unknown_confidence=0.4)
+    assert bib.confidence == confidence
+
+
+def test_an_illegible_bib_is_half_sure_at_most() -> None:
+    assert interpret('{"bibs": [{"number": "42", "legible": false}]}', unknown_confidence=0.9)[0].confidence == 0.5
+
+
+def test_a_number_named_twice_is_one_bib_the_surer_one() -> None:
+    text = '[{"bib": "42", "confidence": 0.1}, {"bib": "43"}, {"bib": "42", "confidence": 0.3}]'
+    assert interpret(text) == (Bib("42", 0.3, None), Bib("43", 0.5, None))
+
+
+def told(*tokens: tuple[str, float]) -> tuple[Bib, ...]:
+    prediction = Prediction(
+        text="".join(text for text, _ in tokens), tokens=tuple(Token(text, math.log(p)) for text, p in tokens)
+    )
+    return BibJson(BibJsonOptions()).interpret(prediction)
+
+
+def test_the_confidence_is_that_of_the_tokens_the_bib_is_written_with() -> None:
+    (bib,) = told(('{"', 0.1), ('bib": "', 0.2), ("00", 0.9), ("4", 0.8), ('2"', 0.5), ("}", 0.3))
+    assert bib.text == "0042"
+    assert bib.confidence == pytest.approx(0.9 * 0.8 * 0.5)
+
+
+def test_a_token_that_holds_more_than_the_bib_counts_whole() -> None:
+    (bib,) = told(('{"bib": "4', 0.6), ("2", 0.5), ('"}', 0.1))
+    assert bib.confidence == pytest.approx(0.3)
+
+
+def test_each_bib_has_its_own_occurrence() -> None:
+    """Not the digits of a box, of a number it is part of, or of a bib before it."""
+    tokens = (
+        ('{"bibs":[{"number":"', 1), ("142", 0.1), ('"},{"box":[', 1), ("42", 0.2), (',1,2,3],"number":"', 1),
+        ("42", 0.9), ('"},{"number": ', 1), ("43", 0.7), ("}]}", 1),
+    )  # fmt: skip
+    assert [(bib.text, round(bib.confidence, 6)) for bib in told(*tokens)] == [("142", 0.1), ("42", 0.9), ("43", 0.7)]
+
+
+def test_tokens_that_lack_the_bib_say_nothing_of_it() -> None:
+    prediction = Prediction(text='{"bib": "42"}', tokens=(Token("something else", -0.1),))
+    assert BibJson(BibJsonOptions()).interpret(prediction)[0].confidence == 0.5
+
+
+@pytest.mark.parametrize(("logprob", "confidence"), [(math.nan, 0.5), (-math.inf, 0.0), (1e-6, 1.0), (math.inf, 1.0)])
+def test_a_probability_that_cannot_be_is_no_confidence_over_one(logprob: float, confidence: float) -> None:
+    prediction = Prediction(text='{"bib": "42"}', tokens=(Token('{"bib": "42"}', logprob),))
+    assert BibJson(BibJsonOptions()).interpret(prediction)[0].confidence == confidence
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        *((name, [100, 200, 300, 400]) for name in ("box", "bbox", "bbox_2d")),
+        ("box", ["100", "200", "300", "400.0"]),
+        ("box", "[100, 200, 300, 400]"),
+        ("box", {"x1": 100, "y1": 200, "x2": 300, "y2": 400}),
+        ("box", {"xmin": 100, "ymin": 200, "xmax": 300, "ymax": 400}),
+    ],
+)
+def test_boxes_are_in_pixels_of_the_picture(name: str, written: object) -> None:
+    frame = Frame(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
+    (bib,) = interpret(json.dumps({"bibs": [{"number": "42", name: written}]}), frame=frame)
+    assert bib.box == Box(200, 200, 600, 400)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [None, [], [1, 2, 3], [1, 2, "x", 4], [300, 200, 100, 400], "left", {"x1": 1}, [[1, 2], [3, 4]], 7, "1e999"],
+)
+def test_what_is_no_box_costs_only_the_box(written: object) -> None:
+    frame = Frame(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
+    assert interpret(json.dumps({"bib": "42", "box": written}), frame=frame) == (Bib("42", 0.5, None),)
+
+
+def test_a_box_is_not_believed_without_a_convention() -> None:
+    text = '{"bib": "42", "box": [100, 200, 300, 400]}'
+    assert interpret(text)[0].box is None
+    assert interpret(text, frame=Frame(BoxConvention.NONE, 2000, 1000, sent=(1000, 500)))[0].box is None
+
+
+def test_the_schema_names_what_is_wanted() -> None:
+    schema = BibJson(BibJsonOptions(pattern=r"\d{4}|X\d")).schema
+    entry = schema["properties"]["bibs"]["items"]
+    assert entry["properties"]["number"]["pattern"] == r"^(?:\d{4}|X\d)$"
+    assert entry["required"] == ["number"]
+    assert json.loads(json.dumps(schema)) == schema
+
+
+@pytest.mark.parametrize("options", [{"pattern": "("}, {"unknown_confidence": 1.1}, {"patern": "x"}])
+def test_options_that_cannot_be(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        BibJsonOptions(**options)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.from_regex(r"\d{2,5}|[A-Z]\d{3,5}", fullmatch=True).filter(str.isascii), unique=True),
+    st.lists(st.floats(-20, 0), min_size=1, max_size=5),
+    st.integers(1, 4),
+)
+def test_every_bib_that_is_named_comes_back_with_a_confidence(
+    bibs: list[str], logprobs: list[float], step: int
+) -> None:
+    text = json.dumps({"bibs": [{"number": bib} for bib in bibs]})
+    pieces = [text[at : at + step] for at in range(0, len(text), step)]
+    tokens = tuple(Token(piece, logprobs[number % len(logprobs)]) for number, piece in enumerate(pieces))
+    found = BibJson(BibJsonOptions()).interpret(Prediction(text=text, tokens=tokens))
+    assert [bib.text for bib in found] == bibs
+    for bib in found:
+        # A bib is written with so many tokens, each of which is one of the given.
+        assert math.exp(6 * min(logprobs)) <= bib.confidence <= math.exp(max(logprobs))

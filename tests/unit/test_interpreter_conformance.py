@@ -1,0 +1,178 @@
+"""Every interpreter of bibwatch keeps the interpreter contract."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from bibwatch.interpreters.base import Bib
+from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
+from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
+from bibwatch.interpreters.doctags import DocTags, DocTagsOptions, Document, Element
+from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
+from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
+from bibwatch.runtimes.base import Box, Prediction, TextLine
+from bibwatch.testing.interpreters import InterpreterConformance, strings_of
+
+
+def replied(text: str) -> Prediction:
+    return Prediction(text=text)
+
+
+def seen(*lines: tuple[str, float, float]) -> Prediction:
+    return Prediction(lines=tuple(TextLine(text, 0.99, Box(x, y, x + 100, y + 30)) for text, x, y in lines))
+
+
+_TABLE = Table(("Place", "Bib"), (("1", "0042"), ("2", "M1234")))
+
+
+class TestBibJson(InterpreterConformance):
+    good = (
+        (
+            replied('{"bibs": [{"number": "0042"}, {"number": "M1234"}]}'),
+            (Bib("0042", 0.5, None), Bib("M1234", 0.5, None)),
+        ),
+        (replied('```json\n{"bib": 0042}\n```'), (Bib("0042", 0.5, None),)),
+        (replied('{"bibs": []}'), ()),
+    )
+
+    def make(self) -> BibJson:
+        return BibJson(BibJsonOptions())
+
+    def is_empty(self, value: Any, prediction: Prediction) -> bool:
+        """No bibs is an answer, where the reply has an empty list, a null or its like, or other numbers."""
+        said = re.search(r'\[\s*\]|null|none|n/a|no bib|""|\d', prediction.text, re.IGNORECASE)
+        return not value and not said
+
+
+class TestBibLines(InterpreterConformance):
+    good = ((seen(("0042", 10, 10), ("FINISH", 10, 90)), (Bib("0042", 0.99, Box(10, 10, 110, 40)),)),)
+
+    def make(self) -> BibLines:
+        return BibLines(BibLinesOptions())
+
+    def is_empty(self, value: Any, prediction: Prediction) -> bool:
+        """No bibs is what most lines of text say."""
+        return False
+
+
+class TestPlainText(InterpreterConformance):
+    good = ((replied("A runner."), "A runner."), (replied("```markdown\n# Results\n```"), "# Results"))
+
+    def make(self) -> PlainText:
+        return PlainText(PlainTextOptions())
+
+
+class TestCodeBlock(InterpreterConformance):
+    good = (
+        (replied("Here it is:\n```python\nif x:\n    y()\n```\nDone."), Code("python", "if x:\n    y()")),
+        (replied("<_Python_> print(42)"), Code("Python", "print(42)")),
+        (replied("print(42)"), Code("", "print(42)")),
+    )
+
+    def make(self) -> CodeBlock:
+        return CodeBlock(CodeBlockOptions())
+
+    def is_empty(self, value: Any, prediction: Prediction) -> bool:
+        return not value.text.strip()
+
+
+class _Tables(InterpreterConformance):
+    def is_empty(self, value: Any, prediction: Prediction) -> bool:
+        widths = {len(row) for row in value.rows}
+        assert len(widths) == 1
+        assert not value.header or widths == {len(value.header)}
+        return not all(any(row) for row in value.rows)
+
+
+class TestTableText(_Tables):
+    good = (
+        (replied("| Place | Bib |\n|---|---:|\n| 1 | 0042 |\n| 2 | M1234 |"), _TABLE),
+        (replied("Place,Bib\n1,0042\n2,M1234"), _TABLE),
+        (replied('[{"Place": 1, "Bib": 0042}, {"Place": 2, "Bib": "M1234"}]'), _TABLE),
+        (replied("<otsl><ched>Place<ched>Bib<nl><fcel>1<fcel>0042<nl><fcel>2<fcel>M1234<nl></otsl>"), _TABLE),
+        (
+            replied("<table><tr><th>Place<th>Bib</tr><tr><td>1</td><td>0042</td></tr><tr><td>2<td>M1234</table>"),
+            _TABLE,
+        ),
+    )
+
+    def make(self) -> TableText:
+        return TableText(TableTextOptions())
+
+
+class TestTableTextWithoutHeader(TestTableText):
+    good = ((replied("1,0042\n2,M1234"), Table((), _TABLE.rows)),)
+
+    def make(self) -> TableText:
+        return TableText(TableTextOptions(header=False))
+
+
+class TestTableLines(_Tables):
+    good = (
+        (
+            seen(("Place", 0, 0), ("Bib", 200, 2), ("1", 0, 50), ("0042", 200, 50), ("M1234", 200, 99), ("2", 0, 100)),
+            _TABLE,
+        ),
+    )
+
+    def make(self) -> TableLines:
+        return TableLines(TableLinesOptions())
+
+
+class TestDocTags(InterpreterConformance):
+    good = (
+        (
+            replied("<doctag><title>Results</title>\n<text>Two runners.</text></doctag>"),
+            Document(
+                (Element("title", "Results", None), Element("text", "Two runners.", None)),
+                "<doctag><title>Results</title>\n<text>Two runners.</text></doctag>",
+            ),
+        ),
+    )
+
+    def make(self) -> DocTags:
+        return DocTags(DocTagsOptions())
+
+    def is_empty(self, value: Any, prediction: Prediction) -> bool:
+        value.markdown().encode()  # it never fails
+        return not value.elements
+
+
+class _Sloppy(PlainText):
+    """An interpreter as plugins might have it: it trusts the model."""
+
+    def interpret(self, prediction: Prediction, prompt: str = "") -> str:
+        return {"42": "forty-two"}[prediction.text]
+
+
+class TestTheConformanceTestsThemselves:
+    """They fail for an interpreter that does not keep the contract."""
+
+    class Sloppy(InterpreterConformance):
+        __test__ = False
+        good = ((replied("42"), "forty-two"),)
+
+        def make(self) -> PlainText:
+            return _Sloppy(PlainTextOptions())
+
+    def test_other_exceptions_are_found(self) -> None:
+        with pytest.raises(KeyError):
+            self.Sloppy().test_any_prediction_has_a_value_or_is_a_reply_error()
+
+    def test_a_cut_off_reply_that_is_taken_is_found(self) -> None:
+        self.Sloppy().test_good_predictions_have_their_values()
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            self.Sloppy().test_a_reply_that_was_cut_off_is_an_error_that_says_so()
+
+    def test_a_class_without_good_predictions_is_found(self) -> None:
+        with pytest.raises(AssertionError, match="names no good prediction"):
+            InterpreterConformance().test_good_predictions_have_their_values()
+
+
+def test_the_strings_of_a_value_are_found_however_deep() -> None:
+    document = Document((Element("otsl", "a", None, rows=(("b", "c"),)),), "d")
+    assert set(strings_of({"e": [document]})) == {"a", "b", "c", "d", "e", "otsl", ""}

@@ -1,0 +1,265 @@
+"""`table_text` and `table_lines`: rows and columns out of replies and out of lines with boxes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from functools import cache
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from bibwatch.errors import ModelReplyError
+from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
+from bibwatch.runtimes.base import Box, Prediction, TextLine
+from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
+
+_TABLE = Table(("Place", "Bib", "Name"), (("1", "0042", "Anna"), ("2", "M1234", "")))
+
+
+def read(text: str, *, header: bool = True) -> Table:
+    return TableText(TableTextOptions(header=header)).interpret(Prediction(text=text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"Place": 1, "Bib": 0042, "Name": "Anna"}, {"Place": 2, "Bib": "M1234"}]',
+        '{"Place": 1, "Bib": 0042, "Name": "Anna"}\n{"Place": 2, "Bib": "M1234", "Name": null}',
+        '[["Place", "Bib", "Name"], [1, "0042", "Anna"], [2, "M1234"]]',
+        '{"columns": ["Place", "Bib", "Name"], "rows": [[1, 0042, "Anna"], [2, "M1234", null]]}',
+        '{"header": ["Place", "Bib", "Name"], "data": [[1, 0042, "Anna"], [2, "M1234"]]}',
+        '{"table": {"rows": [{"Place": 1, "Bib": "0042", "Name": "Anna"}, {"Place": 2, "Bib": "M1234"}]}}',
+        'Here:\n```json\n[["Place", "Bib", "Name"], [1, 0042, "Anna"], [2, "M1234"]]\n```',
+        "| Place | Bib | Name |\n|:---|---:|:-:|\n| 1 | 0042 | Anna |\n| 2 | M1234 | |",
+        "Here it is:\n\nPlace | Bib | Name\n--- | --- | ---\n1 | 0042 | Anna\n2 | M1234 |\n\nThat is all.",
+        "| Place | Bib | Name |\n| 1 | 0042 | Anna |\n| 2 | M1234 | |",
+        "```markdown\n| Place | Bib | Name |\n|---|---|---|\n| 1 | 0042 | Anna |\n| 2 | M1234 |\n```",
+        "Place,Bib,Name\n1,0042,Anna\n2,M1234\n",
+        "Place;Bib;Name\n1;0042;Anna\n2;M1234;\n",
+        "Place\tBib\tName\n1\t0042\tAnna\n2\tM1234\t",
+        'Here is the CSV:\n\n"Place", "Bib", "Name"\n"1", "0042", "Anna"\n"2", "M1234", ""\n\nDone.',
+        (
+            "<table><thead><tr><th>Place</th><th>Bib</th><th>Name</th></tr></thead><tbody>"
+            "<tr><td>1</td><td>00<b>42</b></td><td>Anna</td></tr><tr><td>2<td>M1234<td></tbody></table>"
+        ),
+        (
+            "<otsl><loc_1><loc_2><loc_3><loc_4><ched>Place<ched>Bib<ched>Name<nl>\n<rhed>1<fcel>0042<fcel>Anna<nl>"
+            "<rhed>2<fcel>M1234<ecel><nl><caption>Table 1</caption></otsl>"
+        ),
+        (
+            "<ched>Place</ched><ched>Bib</ched><ched>Name</ched><nl><fcel>1</fcel><fcel>0042</fcel><fcel>Anna</fcel>"
+            "<nl><fcel>2</fcel><fcel>M1234</fcel><ecel>"
+        ),
+    ],
+)
+def test_the_ways_to_write_one_table(text: str) -> None:
+    assert read(text) == _TABLE
+
+
+def test_without_a_header_the_first_row_is_a_row() -> None:
+    assert read("1,0042\n2,", header=False) == Table((), (("1", "0042"), ("2", "")))
+    assert read("[[1, 0042], [2]]", header=False) == Table((), (("1", "0042"), ("2", "")))
+    assert read('[{"Bib": 0042}]', header=False) == Table(("Bib",), (("0042",),))
+
+
+def test_pipes_in_cells() -> None:
+    assert read("| a | b |\n|---|---|\n| 1\\|2 | 3 |").rows == (("1|2", "3"),)
+
+
+def test_decimal_commas_do_not_part_cells() -> None:
+    assert read("km;time\n10,5;1:02,3\n21,1;2:00,0") == Table(("km", "time"), (("10,5", "1:02,3"), ("21,1", "2:00,0")))
+
+
+def test_cells_over_several_columns_and_rows_keep_the_others_in_place() -> None:
+    html = (
+        "<table><tr><th rowspan=2>Bib<th colspan=2>Time</tr><tr><th>Gun<th>Net</tr>"
+        "<tr><td>0042<td>1:01<td>1:00</tr></table>"
+    )
+    assert read(html) == Table(("Bib", "Time", ""), (("", "Gun", "Net"), ("0042", "1:01", "1:00")))
+    otsl = "<otsl><ched>Bib<ched>Time<lcel><nl><ucel><ched>Gun<ched>Net<nl><fcel>0042<fcel>1:01<fcel>1:00<nl></otsl>"
+    assert read(otsl) == read(html)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("There is no table in this picture.", "no table"),
+        ("Sorry, I cannot.", "no table"),
+        ("| a | b |\n|---|---|", "without a row"),
+        ("| a | b |\n|---|---|\n| 1 | 2 | 3 |", "row 1 of the table has 3 cells, its header 2"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n\n| c | d |\n|---|---|\n| 1 | 2 |", "2 tables"),
+        ("[]", "without a row"),
+        ("{}", "is no table"),
+        ('{"error": "no table"}', "is no table"),
+        ('["a", "b"]', "is no table"),
+        ('[{"a": {"b": 1}}]', "is not text"),
+        ('[\n{"a": 1, "b": 2},\n{"a": 1,', "does not end"),
+        ("<table><tr><td>1", "does not end"),
+        ("<table></table><table></table>", "2 tables"),
+        ("<otsl><ched>a<ched>b<nl>", "does not end"),
+        ('a,b\n"1,2', "no table"),
+    ],
+)
+def test_what_is_no_table(text: str, message: str) -> None:
+    with pytest.raises(ModelReplyError, match=message):
+        read(text)
+
+
+_CELLS = st.text(st.sampled_from("abcÄ09 ,;|\"'<>.:-\\"), max_size=6).map(lambda cell: " ".join(cell.split()))
+_WORDS = st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 4).flatmap(
+        lambda width: st.lists(st.lists(_WORDS | _CELLS, min_size=width, max_size=width), min_size=2)
+    )
+)
+def test_a_table_as_json_comes_back(grid: list[list[str]]) -> None:
+    rows = tuple(tuple(row) for row in grid[1:] if any(row))
+    assume(rows)
+    assert read(json.dumps(grid)) == Table(tuple(grid[0]), rows)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(_WORDS, min_size=width, max_size=width), min_size=2)),
+    st.sampled_from(",;\t"),
+)
+def test_a_table_as_csv_markdown_html_and_otsl_comes_back(grid: list[list[str]], separator: str) -> None:
+    table = Table(tuple(grid[0]), tuple(map(tuple, grid[1:])))
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator).writerows(grid)
+    pipes = ["| " + " | ".join(row) + " |" for row in grid]
+    html = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in grid)
+    otsl = "".join("".join(f"<fcel>{cell}" for cell in row) + "<nl>" for row in grid)
+    assert read(file.getvalue()) == table
+    assert read("\n".join([pipes[0], "|---" * len(grid[0]) + "|", *pipes[1:]])) == table
+    assert read(f"<table>{html}</table>") == table
+    assert read(f"<otsl>{otsl}</otsl>") == table
+
+
+# Lines with boxes
+
+
+def lay(grid: list[list[str]], lefts: list[float], degrees: float = 0.0, *, align: float = 0.0) -> list[TextLine]:
+    """Return the lines an OCR would see of a table whose columns begin at `lefts` (align 0), or end there (1)."""
+    turn = math.radians(degrees)
+    lines = []
+    for number, row in enumerate(grid):
+        for left, cell in zip(lefts, row, strict=True):
+            width, height = 12.0 * len(cell), 24.0
+            x, y = left + (0.5 - align) * width, 100.0 + 44 * number
+            across, down = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+            high = height + width * abs(math.sin(turn))
+            if cell:
+                lines.append(
+                    TextLine(cell, 0.99, Box(across - width / 2, down - high / 2, across + width / 2, down + high / 2))
+                )
+    return lines
+
+
+def lines_read(lines: list[TextLine], **options: bool | float) -> Table:
+    random.Random(0).shuffle(lines)
+    return TableLines(TableLinesOptions(**options)).interpret(Prediction(lines=tuple(lines)))
+
+
+_SHEET = [
+    ["Place", "Bib", "Name", "Club", "Time"],
+    ["1", "0042", "Anna Keller", "TV Bern", "31:02.4"],
+    ["2", "M1234", "Bo Li", "", "31:10.0"],
+    ["3", "0007", "Christina Oberholzer", "LC Zug", "32:45.9"],
+    ["4", "", "Dan Roth", "", "33:00.1"],
+    ["5", "0815", "Eva Marti", "STB", "33:21.7"],
+    ["6", "1024", "Finn Aebi", "TV Bern", ""],
+    ["7", "0043", "Gian Caduff", "", "35:59.0"],
+    ["8", "2048", "Hanna Frei", "LC Zug", "36:10.3"],
+    ["9", "0100", "Ivo Zeller", "Run Club Thun", "36:12.8"],
+    ["10", "3001", "Jana Suter", "STB", "38:40.5"],
+    ["11", "0099", "Kim Weber", "", "41:07.2"],
+    ["12", "0500", "Lea Graf", "TV Bern", "44:44.4"],
+]
+_LEFTS = [50.0, 180, 320, 620, 860]
+_EXPECTED = Table(tuple(_SHEET[0]), tuple(map(tuple, _SHEET[1:])))
+
+
+@pytest.mark.parametrize("degrees", [-5, -2, -1, 0, 0.5, 1, 2, 5])
+@pytest.mark.parametrize("align", [0, 1])
+def test_lines_of_a_tilted_sheet(degrees: float, align: float) -> None:
+    edges = [110.0, 250, 560, 760, 930] if align else _LEFTS
+    assert lines_read(lay(_SHEET, edges, degrees, align=align)) == _EXPECTED
+
+
+def test_words_of_one_cell_are_joined_by_a_space() -> None:
+    lines = lay(_SHEET, _LEFTS)
+    (name,) = [line for line in lines if line.text == "Anna Keller"]
+    middle = name.box.x1 + 60
+    halves = [
+        TextLine("Anna", 0.9, Box(name.box.x1, name.box.y1, middle - 10, name.box.y2)),
+        TextLine("Keller", 0.9, Box(middle, name.box.y1, name.box.x2, name.box.y2)),
+    ]
+    assert lines_read([*(line for line in lines if line is not name), *halves]) == _EXPECTED
+
+
+def test_two_cells_read_as_one_line_are_parted_where_the_columns_are() -> None:
+    lines = lay(_SHEET, [50.0, 120, 190, 620, 860])
+    place, bib = [next(line for line in lines if line.text == text) for text in ("12", "0500")]
+    joined = TextLine("12 0500", 0.9, Box(place.box.x1, place.box.y1, bib.box.x2, bib.box.y2))
+    assert lines_read([*(line for line in lines if line not in (place, bib)), joined]) == _EXPECTED
+
+
+def test_a_title_and_a_footer_are_no_rows() -> None:
+    title = TextLine("City Run 2026: official results of the men", 0.9, Box(60, 10, 800, 60))
+    footer = TextLine("All times without any guarantee whatsoever", 0.9, Box(60, 800, 700, 824))
+    narrow = TextLine("Men", 0.9, Box(50, 65, 90, 84))
+    lines = lay(_SHEET, _LEFTS)
+    assert lines_read([title, narrow, *lines, footer]) == _EXPECTED
+
+
+def test_lines_the_model_is_unsure_of_are_left_out() -> None:
+    smudge = TextLine("%%", 0.3, Box(700, 400, 720, 424))
+    lines = lay(_SHEET, _LEFTS)
+    assert lines_read([*lines, smudge], min_score=0.5) == _EXPECTED
+
+
+def test_lines_without_a_header() -> None:
+    table = lines_read(lay(_SHEET[1:], _LEFTS), header=False)
+    assert table == Table((), _EXPECTED.rows)
+
+
+@pytest.mark.parametrize("texts", [[], ["FINISH"], ["one", "below", "the other"]])
+def test_lines_that_are_no_table(texts: list[str]) -> None:
+    with pytest.raises(ModelReplyError, match="no table"):
+        lines_read(lay([[text] for text in texts], [100.0]))
+
+
+# Drawn sheets, read by the real OCR
+
+
+@cache
+def ocr() -> VisionOcr:
+    return VisionOcr(VisionOcrOptions(threads=1))
+
+
+def sheet(*, degrees: float = 0.0, rules: bool = False) -> Image.Image:
+    image = Image.new("RGB", (1500, 1000), "white")
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(30)
+    for number, row in enumerate(_SHEET):
+        for left, cell in zip((100, 260, 430, 860, 1170), row, strict=True):
+            pen.text((left, 120 + 60 * number), cell, font=font, fill="black")
+        if rules:
+            pen.line((80, 108 + 60 * number, 1400, 108 + 60 * number), fill="gray", width=2)
+    return image.rotate(-degrees, Image.Resampling.BICUBIC, fillcolor="white")
+
+
+@pytest.mark.parametrize(("degrees", "rules"), [(0, False), (0, True), (1, False), (-1, True), (2, False), (-2, False)])
+def test_a_drawn_results_sheet_comes_back_exactly(degrees: float, rules: bool) -> None:  # noqa: FBT001
+    (prediction,) = ocr().predict_batch([sheet(degrees=degrees, rules=rules)], "")
+    assert TableLines(TableLinesOptions()).interpret(prediction) == _EXPECTED
