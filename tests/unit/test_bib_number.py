@@ -15,20 +15,20 @@ from bibwatch.images import Photo
 from bibwatch.interpreters.base import Bib, Interpreter
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.runtimes.base import Box, Prediction, Runtime, TextLine
-from bibwatch.runtimes.ocr import OcrOptions
+from bibwatch.runtimes.ocr import VisionOcrOptions
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
 
 _MIDDLE = Box(100, 100, 200, 200)
 
 
-class Canned(Runtime[OcrOptions]):
+class Canned(Runtime[VisionOcrOptions]):
     """A runtime that says what it was told to say, and keeps what it was asked."""
 
-    options_type = OcrOptions
+    options_type = VisionOcrOptions
 
     def __init__(self, predictions: Sequence[Prediction]) -> None:
-        super().__init__(OcrOptions())
+        super().__init__(VisionOcrOptions())
         self.predictions = predictions
         self.asked: list[tuple[Image.Image, str]] = []
         self.loaded = 0
@@ -54,7 +54,7 @@ def photo(width: int = 600, height: int = 400, *, shown: tuple[int, int] = (600,
 
 
 def stage(*predictions: Prediction, **options: Any) -> BibNumber:
-    chosen = BibNumberOptions(model_options=OcrOptions(), **options)
+    chosen = BibNumberOptions(model_options=VisionOcrOptions(), **options)
     return BibNumber(chosen, Canned(predictions), BibLines(BibLinesOptions()))
 
 
@@ -132,11 +132,11 @@ def test_a_bib_without_a_place_can_be_accepted() -> None:
     class Teller(Interpreter[BibLinesOptions, tuple[Bib, ...]]):
         options_type = BibLinesOptions
 
-        def interpret(self, prediction: Prediction) -> tuple[Bib, ...]:
+        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
             return (Bib(prediction.text, 0.99, None),)
 
     canned = Canned([Prediction(text="0042")])
-    (outcome,) = BibNumber(BibNumberOptions(model_options=OcrOptions()), canned, Teller(BibLinesOptions())).read(
+    (outcome,) = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), canned, Teller(BibLinesOptions())).read(
         [photo()]
     )
     assert outcome.readings == (Reading("0042", 0.99, Verdict.ACCEPTED, None),)
@@ -200,13 +200,13 @@ def test_an_error_of_the_runtime_is_the_error_of_its_photo(error: ModelError) ->
 
 def test_an_answer_that_makes_no_sense_is_the_error_of_its_photo() -> None:
     class Puzzled(BibLines):
-        def interpret(self, prediction: Prediction) -> tuple[Bib, ...]:
+        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
             if prediction.text:
                 raise ModelReplyError(prediction.text)
-            return super().interpret(prediction)
+            return super().interpret(prediction, prompt)
 
     canned = Canned([Prediction(text="{", device="cpu", seconds=1), prediction("22")])
-    puzzled = BibNumber(BibNumberOptions(model_options=OcrOptions()), canned, Puzzled(BibLinesOptions()))
+    puzzled = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), canned, Puzzled(BibLinesOptions()))
     outcome, after = puzzled.read([photo(), photo()])
     assert (str(outcome.error), outcome.readings, outcome.device) == ("{", (), "cpu")
     assert after.readings[0].bib == "22"
@@ -224,7 +224,7 @@ def test_a_runtime_that_gives_too_few_or_too_many_is_found_out(number: int) -> N
             yield from self.predictions
 
     miscounting = Miscounting([prediction()] * number)
-    asking = BibNumber(BibNumberOptions(model_options=OcrOptions()), miscounting, BibLines(BibLinesOptions()))
+    asking = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), miscounting, BibLines(BibLinesOptions()))
     with pytest.raises(ValueError, match="zip"):
         list(asking.read([photo(), photo()]))
 
@@ -250,7 +250,7 @@ def test_a_model_that_cannot_answer_does_not_warm_up() -> None:
 
 def test_photos_may_come_as_small_as_the_model_sees_them() -> None:
     asking = stage()
-    assert asking.longest_side == OcrOptions().longest_side
+    assert asking.longest_side == VisionOcrOptions().longest_side
 
 
 @settings(deadline=None, max_examples=200)

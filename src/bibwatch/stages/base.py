@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from bibwatch.errors import ModelError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
-from bibwatch.runtimes.base import Box, ModelOptions, Prediction, Runtime
+from bibwatch.runtimes.base import Box, Gives, Markup, ModelOptions, Prediction, Runtime
+
+_ANSWERS = {Gives.LINES: "lines of text", Gives.TEXT: "a reply to a prompt"}
 
 
 class StageOptions(BaseModel):
@@ -27,15 +29,60 @@ class StageOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # The interpreter to use when none is named, by what the model gives. A stage that has none for lines of
+    # text, say, cannot work with an OCR.
+    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {}
+    # The stage's own question, by how the model writes; each stage has one for MARKDOWN.
+    questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: ""}
+
     kind: str
     model_options: SerializeAsAny[ModelOptions]
     model_interpreter_options: SerializeAsAny[InterpreterOptions]
-    prompt: str = Field(default="", description="What the model is asked; a model that takes no prompt ignores it.")
+    prompt: str = Field(default="", description="What the model is asked; empty: the stage's own question.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_interpreter(cls, data: dict[str, Any]) -> dict[str, Any]:
+        model = data.get("model_options")
+        if not isinstance(model, ModelOptions) or data.get("model_interpreter_options") is not None:
+            return data
+        chosen = cls.default_interpreter(model)
+        if chosen is None:
+            needed = " or ".join(_ANSWERS[gives] for gives in cls.interpreters)
+            raise ValueError(
+                f"preset {model.name} answers with {_ANSWERS[model.gives]}, this stage needs {needed}; "
+                "choose another with --preset (see `bibwatch presets`)"
+            )
+        return {**data, "model_interpreter_options": chosen}
+
+    @classmethod
+    def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:
+        """Return the interpreter for a model if none is named; None if the stage can do nothing with its answers."""
+        return cls.interpreters.get(model.gives)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        model, interpreter = self.model_options, self.model_interpreter_options
+        if model.stages and self.kind not in model.stages:
+            raise ValueError(f"preset {model.name} was made for {', '.join(model.stages)} and cannot do {self.kind}")
+        if interpreter.needs is not model.gives:
+            raise ValueError(
+                f"interpreter {interpreter.kind} needs {_ANSWERS[interpreter.needs]}, "
+                f"preset {model.name} answers with {_ANSWERS[model.gives]}"
+            )
+        return self
+
+    @property
+    def question(self) -> str:
+        """What the model is asked."""
+        return self.prompt or self.questions.get(self.model_options.markup, self.questions[Markup.MARKDOWN])
 
     def fingerprint(self) -> str:
         """Hash every option that can change an answer (12 hex digits)."""
         own = self.model_dump(mode="json", exclude={"model_options"})
-        text = json.dumps(own | {"model_options": self.model_options.identity()}, sort_keys=True)
+        text = json.dumps(
+            own | {"model_options": self.model_options.identity(), "prompt": self.question}, sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -71,7 +118,10 @@ OptionsT = TypeVar("OptionsT", bound=StageOptions)
 
 
 class Stage(ABC, Generic[OptionsT]):
-    """One use case, bound to a runtime and an interpreter."""
+    """One use case, bound to a runtime and an interpreter.
+
+    `bibwatch.testing.StageConformance` states the contract as tests.
+    """
 
     options_type: ClassVar[type[StageOptions]]
 
@@ -88,14 +138,14 @@ class Stage(ABC, Generic[OptionsT]):
     def warm_up(self) -> None:
         """Load the model and make it answer once, so that the first photo does not wait. Raises its errors."""
         self.runtime.load()
-        for prediction in self.runtime.predict_batch([Image.new("RGB", (64, 64), "white")], self.options.prompt):
+        for prediction in self.runtime.predict_batch([Image.new("RGB", (64, 64), "white")], self.options.question):
             if prediction.error:
                 raise prediction.error
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         """Yield one outcome per photo, in order, as the model gives them."""
         photos = list(photos)
-        predictions = self.runtime.predict_batch((photo.image for photo in photos), self.options.prompt)
+        predictions = self.runtime.predict_batch((photo.image for photo in photos), self.options.question)
         for photo, prediction in zip(photos, predictions, strict=True):
             yield self._outcome(photo, prediction)
 
@@ -110,3 +160,7 @@ class Stage(ABC, Generic[OptionsT]):
     @abstractmethod
     def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
         """Interpret one prediction for one photo. Raises ModelReplyError."""
+
+    def text(self, outcome: Outcome) -> str:
+        """Write an outcome without error for a person to read."""
+        return json.dumps(outcome.output, ensure_ascii=False)

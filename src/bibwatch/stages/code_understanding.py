@@ -1,0 +1,37 @@
+"""`code_understanding`: the program text that is to be seen in a picture, and its language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from bibwatch.interpreters.base import InterpreterOptions
+from bibwatch.interpreters.code_block import Code, CodeBlockOptions
+from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.stages.base import StageOptions
+from bibwatch.stages.regions import RegionStage, RegionStageOptions
+
+
+class CodeUnderstandingOptions(RegionStageOptions):
+    """Copies program text out of pictures."""
+
+    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: CodeBlockOptions()}
+    questions: ClassVar[Mapping[Markup, str]] = {
+        Markup.MARKDOWN: "Copy the code in this picture exactly, into one fenced block that names the language.",
+        Markup.DOCTAGS: "Convert code to text.",
+    }
+
+    kind: Literal["code_understanding"] = "code_understanding"
+
+
+class CodeUnderstanding(RegionStage[CodeUnderstandingOptions]):
+    """One piece of code for each region."""
+
+    options_type: ClassVar[type[StageOptions]] = CodeUnderstandingOptions
+
+    def value(self, prediction: Prediction) -> dict[str, Any]:
+        code: Code = self.interpreter.interpret(prediction, self.options.question)
+        return {"language": code.language, "code": code.text}
+
+    def show(self, value: dict[str, Any]) -> str:
+        return str(value["code"])

@@ -1,0 +1,35 @@
+"""`picture_description`: what is to be seen in a photo, in a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from bibwatch.interpreters.base import InterpreterOptions
+from bibwatch.interpreters.plain_text import PlainTextOptions
+from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.stages.base import StageOptions
+from bibwatch.stages.regions import RegionStage, RegionStageOptions
+
+
+class PictureDescriptionOptions(RegionStageOptions):
+    """Describes photos in words."""
+
+    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: PlainTextOptions()}
+    questions: ClassVar[Mapping[Markup, str]] = {
+        Markup.MARKDOWN: "Describe this picture in a few sentences.",
+    }
+
+    kind: Literal["picture_description"] = "picture_description"
+
+
+class PictureDescription(RegionStage[PictureDescriptionOptions]):
+    """One description for each region."""
+
+    options_type: ClassVar[type[StageOptions]] = PictureDescriptionOptions
+
+    def value(self, prediction: Prediction) -> dict[str, Any]:
+        return {"description": self.interpreter.interpret(prediction, self.options.question)}
+
+    def show(self, value: dict[str, Any]) -> str:
+        return str(value["description"])

@@ -1,0 +1,148 @@
+"""What the stages have in common that look at parts of a picture: which parts, cut how, answered one by one.
+
+Knows regions and how they are cut out. Does not know what a stage wants of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bibwatch.errors import ModelError
+from bibwatch.images import Photo
+from bibwatch.runtimes.base import Box, Prediction
+from bibwatch.stages.base import Outcome, Stage, StageOptions
+
+WHOLE = "photo"  # label of the region that is the whole photo
+_MOST_PIXELS = 50_000_000  # a region is enlarged no further
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RegionOptions(BaseModel):
+    """A part of every photo of a camera that does not move: the race clock, the finish arch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(min_length=1, description="What is seen there.")
+    box: tuple[Share, Share, Share, Share] = Field(description="Left, top, right, bottom, as shares of the photo.")
+
+    @model_validator(mode="after")
+    def _has_area(self) -> Self:
+        x1, y1, x2, y2 = self.box
+        if x1 >= x2 or y1 >= y2:
+            raise ValueError(f"box {list(self.box)} is empty; write left, top, right, bottom")
+        return self
+
+
+class RegionStageOptions(StageOptions):
+    """Which parts of a photo are looked at; without `regions` the whole photo is."""
+
+    regions: tuple[RegionOptions, ...] = Field(
+        default=(), description="Parts of the photo to look at: `label` and `box` (left, top, right, bottom, 0 to 1)."
+    )
+    labels: tuple[str, ...] = Field(default=(), description="Only the regions with these labels; empty: all.")
+    image_scale: float = Field(default=1.0, gt=0, le=8, description="Regions are enlarged so often for the model.")
+    expansion_factor: float = Field(
+        default=0.0, ge=0, le=2, description="Regions are widened on each side by this share of their size."
+    )
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Self:
+        known = {region.label for region in self.regions} or {WHOLE}
+        for label in self.labels:
+            if label not in known:
+                raise ValueError(f"labels: no region is called {label!r}; there are: {', '.join(sorted(known))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a photo; the box is in pixels of the photo as decoded."""
+
+    label: str
+    box: Box
+
+
+OptionsT = TypeVar("OptionsT", bound=RegionStageOptions)
+
+
+class RegionStage(Stage[OptionsT]):
+    """Asks the model about each region of a photo; what it says becomes one entry of `regions` in the output."""
+
+    @property
+    def longest_side(self) -> int | None:
+        # A small region of a photo that was made small first would have no detail left.
+        return None if self.options.regions else super().longest_side
+
+    def regions(self, photo: Photo) -> Sequence[Region]:
+        """Return the regions of a photo; a stage that finds them itself overrides this."""
+        width, height = photo.image.size
+        return [
+            Region(region.label, Box(x1 * width, y1 * height, x2 * width, y2 * height))
+            for region in self.options.regions
+            for x1, y1, x2, y2 in [region.box]
+        ] or [Region(WHOLE, Box(0, 0, width, height))]
+
+    def wants(self, region: Region) -> bool:
+        """Tell whether a region is looked at; a stage may filter by more than the label."""
+        return not self.options.labels or region.label in self.options.labels
+
+    def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
+        photos = list(photos)
+        wanted = [[region for region in self.regions(photo) if self.wants(region)] for photo in photos]
+        crops = (self._crop(photo, region) for photo, its in zip(photos, wanted, strict=True) for region in its)
+        predictions = iter(self.runtime.predict_batch(crops, self.options.question))
+        for photo, its in zip(photos, wanted, strict=True):
+            yield self._together(photo, its, [next(predictions) for _ in its])
+
+    def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
+        whole = Region(WHOLE, Box(0, 0, *photo.image.size))
+        return self._together(photo, [whole], [prediction])
+
+    @abstractmethod
+    def value(self, prediction: Prediction) -> dict[str, Any]:
+        """Return what a prediction says of its region, as JSON. Raises ModelReplyError."""
+
+    @abstractmethod
+    def show(self, value: dict[str, Any]) -> str:
+        """Write what `value` returned for a person to read."""
+
+    def text(self, outcome: Outcome) -> str:
+        found = (outcome.output or {}).get("regions", [])
+        titles = len(found) > 1
+        return "\n\n".join(f"{each['label']}:\n{self.show(each)}" if titles else self.show(each) for each in found)
+
+    def _together(self, photo: Photo, regions: Sequence[Region], predictions: Sequence[Prediction]) -> Outcome:
+        device = predictions[0].device if predictions else ""
+        seconds = sum(prediction.seconds for prediction in predictions)
+        found = []
+        for region, prediction in zip(regions, predictions, strict=True):
+            try:
+                if prediction.error:
+                    raise prediction.error
+                value = self.value(prediction)
+            except ModelError as exc:
+                return Outcome(device=device, seconds=seconds, error=exc)
+            box = [round(side, 1) for side in vars(region.box.scaled(photo.scale)).values()]
+            found.append({"label": region.label, "box": box, **value})
+        return Outcome(output={"regions": found}, device=device, seconds=seconds)
+
+    def _crop(self, photo: Photo, region: Region) -> Image.Image:
+        width, height = photo.image.size
+        across = (region.box.x2 - region.box.x1) * self.options.expansion_factor
+        down = (region.box.y2 - region.box.y1) * self.options.expansion_factor
+        left, top = max(0, int(region.box.x1 - across)), max(0, int(region.box.y1 - down))
+        right = max(left + 1, min(width, round(region.box.x2 + across)))
+        bottom = max(top + 1, min(height, round(region.box.y2 + down)))
+        picture = photo.image.crop((left, top, right, bottom))
+        factor = min(self.options.image_scale, (_MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
+        if factor == 1:
+            return picture
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        return picture.resize(size, Image.Resampling.BICUBIC)

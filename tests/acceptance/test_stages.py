@@ -1,0 +1,105 @@
+"""Stages other than bib_number, from the command line and in the daemon: what they say is printed and recorded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from bibwatch import drawing
+
+SHEET = [["Place", "Bib", "Name"], ["1", "0042", "Ada Lovelace"], ["2", "1815", "Mary Anning"], ["3", "731", "Bo Ek"]]
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    """Draw a results sheet and return its photo."""
+    image = Image.new("RGB", (1000, 600), "white")
+    pen = ImageDraw.Draw(image)
+    for number, row in enumerate(SHEET):
+        for left, cell in zip((100, 300, 500), row, strict=True):
+            pen.text((left, 100 + 80 * number), cell, font=ImageFont.load_default(36), fill="black")
+    folder = tmp_path / "sheets"
+    folder.mkdir()
+    (folder / "sheet.jpg").write_bytes(drawing.jpeg(image))
+    return folder / "sheet.jpg"
+
+
+def bibwatch(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bibwatch", *words], cwd=place, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_results_sheet_becomes_csv(sheet: Path, tmp_path: Path) -> None:
+    done = bibwatch(tmp_path, "read", "--stage", "table", str(sheet))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(csv.reader(done.stdout.splitlines())) == SHEET
+
+
+def test_a_results_sheet_becomes_json(sheet: Path, tmp_path: Path) -> None:
+    done = bibwatch(tmp_path, "read", "--stage", "table", "--json", str(sheet))
+    (region,) = json.loads(done.stdout)["output"]["regions"]
+    assert region["header"] == SHEET[0]
+    assert region["rows"] == SHEET[1:]
+    assert region["box"] == [0, 0, 1000, 600]
+
+
+def test_several_files_are_told_apart(sheet: Path, tmp_path: Path) -> None:
+    done = bibwatch(tmp_path, "read", "--stage", "table", str(sheet), str(sheet))
+    assert done.stdout.count(f"{sheet}:\nPlace,Bib,Name\n") == 2
+
+
+def test_the_daemon_records_a_table(sheet: Path, tmp_path: Path) -> None:
+    words = ("run", "--once", "--stage", "table", "--camera", f"sheets={sheet.parent}")
+    done = bibwatch(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    connection = sqlite3.connect(tmp_path / "bibwatch.db")
+    ((stage, preset, output),) = connection.execute("SELECT stage, preset, output_json FROM stage_outputs")
+    bibs = connection.execute(
+        "SELECT json_extract(row.value, '$[1]') FROM stage_outputs,"
+        " json_each(output_json, '$.regions[0].rows') row ORDER BY row.key"
+    ).fetchall()
+    connection.close()
+    assert (stage, preset) == ("table", "rapidocr")
+    assert json.loads(output)["regions"][0]["rows"] == SHEET[1:]
+    assert bibs == [("0042",), ("1815",), ("731",)]
+
+
+def test_a_photo_without_a_table_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "blank.jpg")
+    done = bibwatch(tmp_path, "read", "--stage", "table", "blank.jpg")
+    assert done.returncode == 1
+    assert "blank.jpg: " in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("stage", ["picture_description", "vision_convert", "code_understanding"])
+def test_a_describing_stage_with_an_ocr_is_refused_before_anything_is_read(stage: str, tmp_path: Path) -> None:
+    done = bibwatch(tmp_path, "read", "--stage", stage, "no-such.jpg")
+    assert done.returncode == 78
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        f"bibwatch: stages.{stage}: preset rapidocr answers with lines of text, this stage needs a reply to a prompt; "
+        "choose another with --preset (see `bibwatch presets`)"
+    )
+
+
+def test_a_server_that_is_not_there_costs_no_photo(tmp_path: Path) -> None:
+    """The daemon starts, and says so; `read` ends with one line."""
+    (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("7",))))
+    (tmp_path / "config.toml").write_text(
+        '[presets.gone]\nbase = "qwen-vllm"\napi_url = "http://127.0.0.1:9/v1"\nconnect_seconds = 1\n'
+    )
+    done = bibwatch(tmp_path, "read", "--preset", "gone", "photo.jpg")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("photo.jpg: gone at 127.0.0.1:9 cannot be reached")

@@ -1,0 +1,75 @@
+"""Every stage keeps the stage contract."""
+
+from __future__ import annotations
+
+from bibwatch.interpreters.bib_json import BibJson
+from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.interpreters.code_block import CodeBlock
+from bibwatch.interpreters.plain_text import PlainText
+from bibwatch.interpreters.table import TableLines, TableText
+from bibwatch.runtimes.base import Box, Finish, Gives, Prediction, TextLine
+from bibwatch.stages.bib_number import BibNumber
+from bibwatch.stages.code_understanding import CodeUnderstanding
+from bibwatch.stages.picture_description import PictureDescription
+from bibwatch.stages.table import Table
+from bibwatch.stages.vision_convert import VisionConvert
+from bibwatch.testing import StageConformance
+
+
+def says(text: str) -> Prediction:
+    return Prediction(text=text, finish=Finish.STOP, device="cpu", seconds=0.1)
+
+
+def line(text: str, x: float, y: float) -> TextLine:
+    return TextLine(text, 0.99, Box(x, y, x + 40, y + 10))
+
+
+class TestBibNumberOfLines(StageConformance):
+    stage = BibNumber
+    interpreter = BibLines
+    gives = Gives.LINES
+    good = Prediction(lines=(line("1042", 100, 100),), finish=Finish.STOP)
+
+
+class TestBibNumberOfReplies(StageConformance):
+    stage = BibNumber
+    interpreter = BibJson
+    good = says('{"bibs": [{"number": "0042"}]}')
+
+
+class TestPictureDescription(StageConformance):
+    stage = PictureDescription
+    interpreter = PlainText
+    good = says("Two runners cross a finish line.")
+
+
+class TestVisionConvert(StageConformance):
+    stage = VisionConvert
+    interpreter = PlainText
+    good = says("# Start list\n\n1. Ada")
+
+
+class TestCodeUnderstanding(StageConformance):
+    stage = CodeUnderstanding
+    interpreter = CodeBlock
+    good = says("```python\nprint(42)\n```")
+
+
+class TestTableOfReplies(StageConformance):
+    stage = Table
+    interpreter = TableText
+    good = says("| bib | name |\n|---|---|\n| 0042 | Ada |")
+
+
+class TestTableOfLines(StageConformance):
+    stage = Table
+    interpreter = TableLines
+    gives = Gives.LINES
+    good = Prediction(
+        lines=tuple(
+            line(text, 100 * column, 20 * row)
+            for row, texts in enumerate([("bib", "name"), ("0042", "Ada"), ("7", "Bo")])
+            for column, text in enumerate(texts)
+        ),
+        finish=Finish.STOP,
+    )
