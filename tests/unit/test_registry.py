@@ -15,7 +15,7 @@ import pytest
 from bibwatch.errors import ConfigurationError
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.registry import Registry, unknown
-from bibwatch.runtimes.ocr import OcrOptions, OcrRuntime
+from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 from bibwatch.stages.bib_number import BibNumber
 
 _GOOD = """
@@ -78,8 +78,8 @@ def fingerprint(
 
 def test_built_ins_come_by_the_door_of_plugins() -> None:
     stage = Registry().stage("bib_number", "rapidocr")
-    assert (type(stage), type(stage.runtime), type(stage.interpreter)) == (BibNumber, OcrRuntime, BibLines)
-    assert stage.options.model_options == OcrOptions(name="rapidocr")
+    assert (type(stage), type(stage.runtime), type(stage.interpreter)) == (BibNumber, VisionOcr, BibLines)
+    assert stage.options.model_options.identity() == VisionOcrOptions().identity()
 
 
 def test_names_are_sorted() -> None:
@@ -228,7 +228,7 @@ def test_an_allowed_plugin_does_not_replace_a_built_in_unseen(
     runtime: object = None
     with suppress(ConfigurationError):
         runtime = Registry(["bibwatch-oracle"]).stage("bib_number", "rapidocr").runtime
-    assert runtime is None or type(runtime) is OcrRuntime
+    assert runtime is None or type(runtime) is VisionOcr
 
 
 # The options hash
@@ -245,7 +245,7 @@ def test_a_presets_name_does_not_change_the_hash() -> None:
 
 
 def test_a_default_that_is_written_out_does_not_change_the_hash() -> None:
-    defaults = OcrOptions().model_dump(exclude={"name"})
+    defaults = VisionOcrOptions().model_dump(exclude={"name"})
     assert fingerprint(defaults) == fingerprint()
     assert fingerprint(stage={"model_interpreter_options": {"kind": "bib_lines"}}) == fingerprint()
 
@@ -270,7 +270,7 @@ def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stag
 
 def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> None:
     """An option that is added has to be decided on."""
-    assert set(OcrOptions().identity()) == {"kind", "longest_side", "enlarge", "min_score"}
+    assert set(VisionOcrOptions().identity()) == {"kind", "boxes", "markup", "longest_side", "enlarge", "min_score"}
 
 
 def test_the_hash_is_the_same_in_every_process() -> None:

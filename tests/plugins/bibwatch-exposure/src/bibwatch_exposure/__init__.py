@@ -1,0 +1,1 @@
+"""A bibwatch plugin: one runtime, one interpreter, one stage and one preset."""

@@ -1,0 +1,163 @@
+"""The built-in presets: each can be made, says what its model takes, and works with a stage or says why not."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from bibwatch.errors import ConfigurationError
+from bibwatch.presets import BUILT_IN
+from bibwatch.registry import Registry
+from bibwatch.runtimes.base import BoxConvention, Markup
+
+REGISTRY = Registry()
+STAGES = REGISTRY.kinds("stages")
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_a_preset_tells_what_its_model_takes(name: str) -> None:
+    options = REGISTRY.model_options(name)
+    assert options.name == name
+    assert options.licence
+    assert options.longest_side, "no picture is sent larger than the model has any use for"
+    remote = options.kind == "vision_openailike_api"
+    assert remote or (options.download_gb is not None and options.memory_gb is not None)
+    assert type(options).model_validate_json(options.model_dump_json()) == options
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_a_preset_says_in_one_line_whether_it_can_run_here(name: str) -> None:
+    why_not = REGISTRY.model_options(name).obstacle()
+    assert why_not is None or (why_not and "\n" not in why_not)
+
+
+def test_rapidocr_runs_everywhere() -> None:
+    assert REGISTRY.model_options("rapidocr").obstacle() is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_a_stage_and_a_preset_work_together_or_are_refused_in_one_line(name: str, stage: str) -> None:
+    why_not = ""
+    try:
+        made = REGISTRY.stage(stage, name)
+    except ConfigurationError as exc:
+        why_not = str(exc)
+    if why_not:
+        assert name in why_not
+        assert "\n" not in why_not
+        return
+    assert made.interpreter.options.needs is made.options.model_options.gives
+    assert made.options.question
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset", "works"),
+    [
+        ("bib_number", "rapidocr", True),
+        ("table", "rapidocr", True),
+        ("picture_description", "rapidocr", False),
+        ("vision_convert", "rapidocr", False),
+        ("code_understanding", "rapidocr", False),
+        ("bib_number", "smol-inline-cpu", True),
+        ("picture_description", "qwen-vllm", True),
+        ("bib_number", "smoldocling", False),
+        ("picture_description", "smoldocling", False),
+        ("vision_convert", "smoldocling", True),
+        ("code_understanding", "smoldocling", True),
+        ("table", "smoldocling", True),
+        ("bib_number", "cogvlm", False),
+    ],
+)
+def test_which_pairs_work(stage: str, preset: str, works: bool) -> None:  # noqa: FBT001
+    if works:
+        REGISTRY.stage(stage, preset)
+        return
+    with pytest.raises(ConfigurationError):
+        REGISTRY.stage(stage, preset)
+
+
+def test_the_names_of_the_founding_documents() -> None:
+    """As written there; `_` and `-` are alike."""
+    for name in (
+        *("qwen-inline-cpu", "qwen-inline-gpu", "smol-inline-cpu", "smol-inline-gpu"),
+        *("qwen_vl_ollama", "smoldocling_lms", "smoldocling_mlx", "smoldocling_vllm", "granite_vision_lmstudio"),
+        *("qwen_vl", "qwen-vllm"),
+    ):
+        assert REGISTRY.model_options(name).name == name.replace("_", "-")
+
+
+def test_no_preset_points_anywhere_but_to_this_machine() -> None:
+    for name in BUILT_IN:
+        url = getattr(REGISTRY.model_options(name), "api_url", "http://127.0.0.1")
+        assert url.startswith("http://127.0.0.1"), name
+
+
+def test_smolvlm_is_not_asked_for_boxes_and_qwen_is() -> None:
+    for name in BUILT_IN:
+        options = REGISTRY.model_options(name)
+        if "smol" in name:
+            assert options.boxes is BoxConvention.NONE, name
+    asked = REGISTRY.stage("bib_number", "qwen-inline-cpu").options.question
+    assert "box" in asked
+    assert "bounding" not in REGISTRY.stage("bib_number", "smol-inline-cpu").options.question
+
+
+def test_smoldocling_is_asked_what_it_was_trained_on() -> None:
+    options = REGISTRY.stage("vision_convert", "smoldocling").options
+    assert options.model_options.markup is Markup.DOCTAGS
+    assert options.question == "Convert this page to docling."
+    assert options.model_interpreter_options.kind == "doctags"
+    assert REGISTRY.stage("vision_convert", "granite-vision").options.model_interpreter_options.kind == "plain_text"
+
+
+def test_a_preset_of_ones_own_inherits() -> None:
+    tables = tomllib.loads("""
+        [presets.my-qwen]
+        base = "qwen-vllm"
+        api_url = "http://gpu.local:8000/v1"
+        [presets.mine_too]
+        base = "my_qwen"
+        max_new_tokens = 99
+    """)["presets"]
+    registry = Registry(presets=tables)
+    mine, base = registry.model_options("mine-too"), registry.model_options("qwen-vllm")
+    assert mine.model_dump() == base.model_dump() | {
+        "name": "mine_too",
+        "api_url": "http://gpu.local:8000/v1",
+        "max_new_tokens": 99,
+    }
+
+
+def test_a_built_in_preset_is_changed_under_its_own_name() -> None:
+    registry = Registry(presets={"rapidocr": {"base": "rapidocr", "longest_side": 1024}})
+    assert registry.model_options("rapidocr").longest_side == 1024
+    assert registry.model_options("rapidocr").licence == "Apache-2.0"
+
+
+def test_a_stage_may_name_its_own_model() -> None:
+    stages = {
+        "sheet": {"kind": "table", "model_options": "rapidocr"},
+        "inline": {
+            "kind": "picture_description",
+            "model_options": {
+                "kind": "vision_openailike_api",
+                "api_url": "http://127.0.0.1:9/v1",
+                "model_name": "some",
+            },
+        },
+    }
+    registry = Registry(stages=stages)
+    registry.check()
+    assert registry.stage_options("sheet", "qwen-vllm").model_options.name == "rapidocr"
+    assert registry.stage_options("inline", "rapidocr").model_options.name == "inline"
+
+
+def test_an_interpreter_is_chosen_independently_of_the_runtime() -> None:
+    stages = {"raw": {"kind": "vision_convert", "model_interpreter_options": {"kind": "plain_text"}}}
+    registry = Registry(stages=stages)
+    assert registry.stage("raw", "smoldocling").options.model_interpreter_options.kind == "plain_text"
+    stages = {"odd": {"kind": "bib_number", "model_interpreter_options": {"kind": "bib_json"}}}
+    with pytest.raises(ConfigurationError, match="interpreter bib_json needs a reply to a prompt, preset rapidocr"):
+        Registry(stages=stages).stage("odd", "rapidocr")
