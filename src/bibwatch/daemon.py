@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from bibwatch import __version__, telemetry
-from bibwatch.errors import BibwatchError, ConfigurationError
+from bibwatch.errors import BibwatchError, ConfigurationError, ModelUnavailableError
 from bibwatch.ingest.camera import Camera
 from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
@@ -52,7 +52,8 @@ class Daemon:
         self._settings = settings
         self._once = once
         self._on_tick = on_tick
-        self._stage = settings.registry().stage(settings.stage, settings.preset)
+        self._registry = settings.registry()
+        self._stage = self._registry.stage(settings.stage, settings.preset)
         self._database = Database(settings.database_url)
         if self._database.file:
             check_outside(self._database.file, settings.cameras)
@@ -80,9 +81,7 @@ class Daemon:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
             stack.callback(self._stage.runtime.close)
-            start = time.monotonic()
-            self._stage.warm_up()
-            log.info("model.ready", preset=self._settings.preset, seconds=round(time.monotonic() - start, 2))
+            self._warm_up()
             for loop in self._loops:
                 loop.start()
             try:
@@ -92,6 +91,15 @@ class Daemon:
         if self._pipeline.is_decoding:
             # Nothing interrupts a decoder, and Python would wait for it. Everything is recorded and closed.
             os._exit(0)
+
+    def _warm_up(self) -> None:
+        start, preset = time.monotonic(), self._stage.options.model_options.name
+        try:
+            self._stage.warm_up()
+        except ModelUnavailableError as exc:  # a server that is not there yet: photos wait for it in the ledger
+            log.warning("model.unavailable", preset=preset, error=str(exc), consequence="photos wait")
+        else:
+            log.info("model.ready", preset=preset, seconds=round(time.monotonic() - start, 2))
 
     def _stop_loops(self) -> None:
         self._stop.set()
@@ -104,6 +112,9 @@ class Daemon:
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
         )
+        for door, problem in self._registry.problems().items() if self._settings.plugins else ():
+            if door.allowed:
+                log.warning("plugin.unusable", plugin=door.distribution, error=problem)
         if suspects:
             log.warning("daemon.recovered", photos=suspects, reason="bibwatch ended while it read them; they come last")
 

@@ -101,14 +101,19 @@ class Settings(BaseSettings):
     )
     cameras: dict[str, CameraSettings] = Field(default={}, description="The camera folders, by name.")
     stage: str = Field(default="bib_number", description="What is done with the photos (`bibwatch stages`).")
-    preset: str = Field(default="rapidocr", description="Which model does it (`bibwatch presets`).")
+    preset: str = Field(
+        default="rapidocr",
+        description="Which model does it (`bibwatch presets`), for stages that name none of their own.",
+    )
     stages: dict[str, dict[str, Any]] = Field(
         default={}, description="Options of a stage, or further stages: `kind` and its options, by name."
     )
     presets: dict[str, dict[str, Any]] = Field(
         default={}, description="Presets of your own: `kind` or `base`, and model options, by name."
     )
-    plugins: list[str] = Field(default=[], description="Distributions that may bring runtimes, stages or presets.")
+    plugins: list[str] = Field(
+        default=[], description="Distributions that may bring runtimes, interpreters, stages or presets."
+    )
     ingest: IngestSettings = IngestSettings()
     images: ImageLimits = ImageLimits()
     pipeline: PipelineSettings = PipelineSettings()

@@ -13,23 +13,25 @@ import click
 import pytest
 from _pytest.mark import ParameterSet
 
-from bibwatch import cli, settings
+from bibwatch import cli, drawing, settings
 from bibwatch.cli.demo import QUERY
 from bibwatch.ingest.camera import Camera
 from bibwatch.settings import CameraSettings, Settings
 from bibwatch.states import MEANING, TRANSITIONS, State
 from bibwatch.store.database import Database
 from bibwatch.store.schema import VIEWS
+from servers import Server, chat
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[ParameterSet]:
-    """Return the code blocks of a language, in README and docs."""
+def blocks(language: str, name: str = "") -> list[ParameterSet]:
+    """Return the code blocks of a language, in README and docs, or in one page of them."""
     return [
         pytest.param(block, id=f"{page.name}-{number}")
         for page in PAGES
+        if name in ("", page.name)
         for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL))
     ]
 
@@ -63,6 +65,20 @@ def test_toml_is_a_configuration(block: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(block)
     found = settings.load(tmp_path / "config.toml")
     found.registry().stage(found.stage, found.preset)
+
+
+@pytest.mark.parametrize("block", blocks("python", "library.md"))
+def test_the_library_works_as_the_docs_have_it(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: Server
+) -> None:
+    """Each piece of Python in docs/library.md is at most ten lines, runs, and prints something."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("1042",))))
+    assert len(block.strip().splitlines()) <= 10
+    server.answer = lambda _: chat("A banner: CITY RUN.")
+    exec(compile(block.replace("http://127.0.0.1:8000/v1", server.url), "library.md", "exec"), {})  # noqa: S102
+    said = capsys.readouterr().out
+    assert "1042" in said or "A banner: CITY RUN." in said or "Describe this picture" in said
 
 
 def test_config_toml_is_complete_and_holds_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -490,7 +490,7 @@ def test_options_of_a_stage(toml: Callable[[str], None]) -> None:
         ),
         pytest.param(
             '[stages.bib_number]\nmodel_options = "nosuch"',
-            "stages.bib_number.model_options: the model is chosen with `preset`",
+            "stages.bib_number.model_options: unknown preset 'nosuch'",
         ),
     ],
 )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bibwatch.cli.options import for_watching
+from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("config")
+@click.command("config", cls=StageCommand)
 @for_watching
 def command(*, settings: Settings) -> None:
     """Check the configuration and print all of it as JSON, passwords left out."""

@@ -19,8 +19,6 @@ _config = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file. [default: ./config.toml]"
 )
 _database = click.option("--database", metavar="URL", help="Where the results are, such as sqlite:///race.db.")
-_stage = click.option("--stage", metavar="NAME", help="What is done with the photos (see `bibwatch stages`).")
-_preset = click.option("--preset", metavar="NAME", help="Which model does it (see `bibwatch presets`).")
 _camera = click.option(
     "--camera", "cameras", multiple=True, metavar="NAME=PATH", help="A camera's folder; may be given several times."
 )
@@ -43,13 +41,13 @@ def for_folders(command: F) -> F:
 
 
 def for_reading(command: F) -> F:
-    """Give a command that reads photos its `settings`."""
-    return _with_settings(command, _config, _stage, _preset)
+    """Give a command that reads photos its `settings`; the command is a StageCommand."""
+    return _with_settings(command, _config)
 
 
 def for_watching(command: F) -> F:
-    """Give a command that does all of it its `settings`."""
-    return _with_settings(command, _config, _stage, _preset, _camera, _database)
+    """Give a command that does all of it its `settings`; the command is a StageCommand."""
+    return _with_settings(command, _config, _camera, _database)
 
 
 def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
@@ -66,12 +64,24 @@ def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
         **others: Any,
     ) -> Any:
         from bibwatch import settings
+        from bibwatch.cli import stage_options
 
         given: dict[str, Any] = {"database_url": database, "stage": stage, "preset": preset}
         given = {name: value for name, value in given.items() if value is not None}
         if cameras:
             given["cameras"] = dict(map(_named_path, cameras))
+        of_stages = stage_options.given(click.get_current_context())
+        if preset is not None:  # a stage's own model gives way to the command line
+            chosen = stage or settings.load(config).stage
+            of_stages.setdefault(chosen, {}).setdefault("model_options", preset)
+        if of_stages:
+            given["stages"] = of_stages
         found = settings.load(config, **given)
+        for name in of_stages:
+            if name != found.stage:
+                raise click.UsageError(
+                    f"there are options of stage {name}, but the stage is {found.stage}: --stage {name}"
+                )
         found.registry().check()
         return command(settings=found, **others)
 

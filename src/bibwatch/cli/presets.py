@@ -3,31 +3,64 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bibwatch.cli.options import as_json, for_config
+from bibwatch.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from bibwatch.registry import Registry
     from bibwatch.settings import Settings
+
+_WIDTH = 118  # characters; the table is no use in fewer
 
 
 @click.command("presets")
 @as_json
 @for_config
 def command(*, settings: Settings, as_json: bool) -> None:
-    """List the presets, built in and your own."""
+    """List the presets: built in, of plugins and your own; what they take, and whether they can run here."""
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
+    from rich.table import Column, Table
 
     registry = settings.registry()
-    options = [registry.model_options(name) for name in registry.presets]
+    rows = [_row(registry, name) for name in registry.presets]
     if as_json:
-        for each in options:
-            click.echo(json.dumps(each.model_dump(mode="json") | {"model": each.model}))
+        for row in rows:
+            click.echo(json.dumps(row))
         return
-    table = Table("preset", "kind", "model", "images a batch")
-    for each in options:
-        table.add_row(each.name, each.kind, each.model, str(each.batch_size))
-    Console().print(table)
+    why_not = list(dict.fromkeys(row["why_not"] for row in rows if not row["runs_here"]))
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("preset", "kind", "device")),
+        "licence",
+        *(Column(name, no_wrap=True, justify="right") for name in ("GB", "memory")),
+        Column("runs here", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+    )
+    for row in rows:
+        here = "[green]yes[/green]" if row["runs_here"] else f"no ({why_not.index(row['why_not']) + 1})"
+        facts = (row.get(key) for key in ("kind", "device", "licence", "download_gb", "memory_gb"))
+        table.add_row(row["name"], *(escape(_text(fact)) for fact in facts), here)
+    console = Console()
+    console.width = max(console.width, _WIDTH)
+    console.print(table)
+    for number, reason in enumerate(why_not, 1):
+        console.print(f"({number}) {escape(reason)}", soft_wrap=True, highlight=False)
+
+
+def _row(registry: Registry, name: str) -> dict[str, Any]:
+    try:
+        options = registry.model_options(name)
+    except ConfigurationError as exc:  # one preset that cannot be must not hide the others
+        return {"name": name, "runs_here": False, "why_not": str(exc)}
+    why_not = options.obstacle()
+    facts = {"model": options.model, "device": options.place, "gives": options.gives}
+    return options.model_dump(mode="json") | facts | {"runs_here": why_not is None, "why_not": why_not}
+
+
+def _text(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bibwatch.cli.options import as_json, for_reading, shown
+from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
     from bibwatch.images import Photo
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Answer = tuple[str, "Photo | None", "Outcome | None", str | None]
 
 
-@click.command("read")
+@click.command("read", cls=StageCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE...")
 @as_json
 @for_reading
@@ -39,9 +39,16 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
         elif error is not None:
             click.echo(f"{shown(path)}: {error}", err=True)
         elif outcome is not None:
-            click.echo(f"{shown(path)}: {_text(outcome)}")
+            click.echo(_headed(path, chosen.text(outcome), alone=len(files) == 1))
     if failed:
         click.get_current_context().exit(1)
+
+
+def _headed(path: str, text: str, *, alone: bool) -> str:
+    """Put the file's name before what was read; a table or document of one file stands alone, to be redirected."""
+    if "\n" not in text:
+        return f"{shown(path)}: {text}"
+    return text if alone else f"{shown(path)}:\n{text}\n"
 
 
 def _answers(files: tuple[str, ...], settings: Settings, stage: Stage[Any]) -> Iterator[Answer]:
@@ -60,12 +67,11 @@ def _answers(files: tuple[str, ...], settings: Settings, stage: Stage[Any]) -> I
 
 
 def _photo(path: str, settings: Settings, stage: Stage[Any]) -> Photo | str:
-    from bibwatch import files, images
+    from bibwatch import images
     from bibwatch.errors import PhotoError
 
     try:
-        data = files.read(os.path.realpath(path), max_bytes=settings.images.max_bytes)
-        return images.decode(data, limits=settings.images, longest_side=stage.longest_side)
+        return images.open_photo(path, limits=settings.images, longest_side=stage.longest_side)
     except PhotoError as exc:
         return f"{exc.state}: {exc}"
 
@@ -85,13 +91,3 @@ def _record(path: str, photo: Photo | None, outcome: Outcome | None, error: str 
     record: dict[str, Any] = {"path": path, "sha256": photo.sha256, "width": photo.width, "height": photo.height}
     record |= {"bibs": readings} if outcome.output is None else {"output": outcome.output}
     return record | {"device": outcome.device, "seconds": round(outcome.seconds, 3)}
-
-
-def _text(outcome: Outcome) -> str:
-    if outcome.output is not None:
-        return json.dumps(outcome.output, ensure_ascii=False)
-    parts = [
-        f"{reading.bib} ({reading.confidence:.0%}{', review' if reading.verdict == 'review' else ''})"
-        for reading in sorted(outcome.readings, key=lambda reading: -reading.confidence)
-    ]
-    return ", ".join(parts) or "no bib"

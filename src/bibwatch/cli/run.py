@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bibwatch.cli.options import for_watching
+from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("run")
+@click.command("run", cls=StageCommand)
 @click.option("--once", is_flag=True, help="Read what is there, then exit.")
 @for_watching
 def command(*, settings: Settings, once: bool) -> None:

@@ -1,0 +1,61 @@
+"""`bibwatch plugins`: what other distributions bring, what may come in, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from bibwatch.cli.options import as_json, for_config
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
+
+
+@click.command("plugins")
+@as_json
+@for_config
+def command(*, settings: Settings, as_json: bool) -> None:
+    """List the plugins that are installed: what each brings, and whether it can be used.
+
+    A plugin that is not allowed by name in the configuration is listed, but not imported.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bibwatch.plugins import OWN, how_to_allow
+
+    registry = settings.registry()
+    problems = registry.problems()
+    rows = [
+        {
+            "plugin": door.distribution,
+            "version": door.version,
+            "group": door.group,
+            "name": door.name,
+            "allowed": door.allowed,
+            "problem": problems.get(door),
+        }
+        for door in registry.doors.all
+        if door.distribution != OWN or door in problems
+    ]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    if not rows:
+        click.echo("no plugin is installed")
+        return
+    table = Table("plugin", "version", "brings", "name", "state", box=box.SIMPLE_HEAD)
+    for row in rows:
+        state = "not allowed" if not row["allowed"] else "cannot be used" if row["problem"] else "in use"
+        table.add_row(*(escape(str(row[key])) for key in ("plugin", "version", "group", "name")), state)
+    console = Console()
+    console.print(table)
+    lines = [f"{name} is not allowed and was not imported; {how_to_allow(name)}" for name in registry.doors.closed()]
+    lines += [str(row["problem"]) for row in rows if row["allowed"] and row["problem"]]
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)

@@ -1,0 +1,150 @@
+"""`--stage`, `--preset` and `--stage-NAME-OPTION`: made from the registry, checked, and put into the configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from bibwatch import cli
+from bibwatch.cli.stage_options import StageCommand, StageOption
+from bibwatch.errors import ConfigurationError
+from bibwatch.registry import Registry
+
+Invoke = Callable[..., Result]
+READING = ("read", "run", "config")
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Call bibwatch in an empty folder; what it raises is raised."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str) -> Result:
+        result = CliRunner().invoke(cli.cli, words)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def stages(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)["stages"]
+    return found
+
+
+@pytest.mark.parametrize("name", READING)
+def test_every_command_that_reads_photos_has_an_option_for_every_option_of_every_stage(name: str) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert isinstance(command, StageCommand)
+    flags = {option.opts[0] for option in command.get_params(click.Context(command)) if isinstance(option, StageOption)}
+    registry = Registry()
+    for stage in registry.stages:
+        assert f"--stage-{stage}-model".replace("_", "-") in flags
+        assert f"--stage-{stage}-interpreter".replace("_", "-") in flags
+        for field in registry.stage_class(stage).options_type.model_fields:
+            if field not in ("kind", "model_options", "model_interpreter_options"):
+                assert f"--stage-{stage}-{field}".replace("_", "-") in flags
+
+
+@pytest.mark.parametrize("name", READING)
+def test_the_generated_options_have_help(name: str) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command
+    for option in command.get_params(click.Context(command)):
+        assert not isinstance(option, click.Option) or option.help, option.opts
+
+
+def test_help_shows_them_by_stage_with_types_and_defaults(invoke: Invoke) -> None:
+    text = " ".join(invoke("read", "--help").output.split())
+    assert "Options of stage bib_number:" in text
+    assert "--stage-bib-number-edge NUMBER" in text
+    assert "[default: 0.005]" in text
+    assert "--stage-table-labels JSON" in text
+    assert "rapidocr" in text
+
+
+def test_a_value_goes_into_the_configuration(invoke: Invoke) -> None:
+    result = invoke("config", "--stage-bib-number-accept-confidence", "0.5", "--stage-bib-number-doubtful", "13")
+    assert stages(result)["bib_number"] == {"accept_confidence": "0.5", "doubtful": "13"}
+
+
+def test_it_comes_before_config_toml_and_leaves_the_rest(invoke: Invoke) -> None:
+    Path("config.toml").write_text("[stages.bib_number]\nedge = 0.1\naccept_confidence = 0.9\n")
+    result = invoke("config", "--stage-bib-number-edge=0.2")
+    assert stages(result)["bib_number"] == {"edge": "0.2", "accept_confidence": 0.9}
+
+
+def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
+    Path("mine.toml").write_text('[stages.sheet]\nkind = "table"\nimage_scale = 3.5\n')
+    for words in (("--config", "mine.toml"), ("--config=mine.toml",)):
+        text = " ".join(invoke("read", *words, "--help").output.split())
+        assert "--stage-sheet-image-scale NUMBER Regions are enlarged so often for the model. [default: 3.5]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--stage-bib-number-edge", "wide"), "'--stage-bib-number-edge': 'wide': Input should be a valid number"),
+        (("--stage-bib-number-edge", "0.7"), "less than or equal to 0.5"),
+        (("--stage-bib-number-doubtful", "("), "valid regular expression"),
+        (("--stage-bib-nummer-edge", "0.1"), "No such option '--stage-bib-nummer-edge'"),
+        (("--stage", "bibnumber"), "unknown stage 'bibnumber'; did you mean 'bib_number'?"),
+        (("--preset", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
+        (("--stage-bib-number-model", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
+        (("--stage-bib-number-interpreter", "bib_line"), "unknown kind of interpreter 'bib_line'"),
+        (("--stage", "table", "--stage-table-labels", "clock"), "'clock': Input should be a valid tuple"),
+        (("--stage-table-image-scale", "2"), "options of stage table, but the stage is bib_number: --stage table"),
+    ],
+)
+def test_a_mistake_is_one_of_usage(invoke: Invoke, words: tuple[str, ...], message: str) -> None:
+    result = invoke("config", *words)
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+
+
+def test_lists_and_tables_are_json(invoke: Invoke) -> None:
+    regions = '[{"label":"clock","box":[0,0,0.5,0.5]}]'
+    result = invoke("config", "--stage", "table", "--stage-table-regions", regions, "--stage-table-labels", '["clock"]')
+    assert stages(result)["table"]["regions"] == [{"label": "clock", "box": [0, 0, 0.5, 0.5]}]
+
+
+def test_the_preset_of_the_command_line_comes_before_a_stages_own(invoke: Invoke) -> None:
+    Path("config.toml").write_text('stage = "sheet"\n[stages.sheet]\nkind = "table"\nmodel_options = "qwen-vllm"\n')
+    assert stages(invoke("config"))["sheet"]["model_options"] == "qwen-vllm"
+    assert stages(invoke("config", "--preset", "rapidocr"))["sheet"]["model_options"] == "rapidocr"
+    assert stages(invoke("config", "--stage-sheet-model", "qwen_vllm"))["sheet"]["model_options"] == "qwen-vllm"
+
+
+def test_an_interpreter_is_chosen_by_its_kind(invoke: Invoke) -> None:
+    words = ("--stage", "vision_convert", "--preset", "smoldocling", "--stage-vision-convert-interpreter", "plain_text")
+    assert stages(invoke("config", *words))["vision_convert"]["model_interpreter_options"] == "plain_text"
+
+
+def test_a_pair_that_cannot_work_is_refused_before_anything_is_read(invoke: Invoke) -> None:
+    with pytest.raises(ConfigurationError, match="preset rapidocr answers with lines of text, this stage needs a"):
+        invoke("read", "--stage", "picture_description", "no-such-file.jpg")
+
+
+def test_a_preset_and_a_stage_of_ones_own_are_choices(invoke: Invoke) -> None:
+    Path("config.toml").write_text(
+        '[presets.quick]\nbase = "rapidocr"\nlongest_side = 640\n[stages.sheet]\nkind = "table"\n'
+    )
+    text = " ".join(invoke("read", "--help").output.split())
+    assert "quick, qwen" in text
+    assert "Options of stage sheet:" in text
+    assert stages(invoke("config", "--stage", "sheet", "--preset", "quick"))["sheet"]["model_options"] == "quick"
+
+
+def test_help_is_there_when_the_configuration_is_broken(invoke: Invoke) -> None:
+    Path("config.toml").write_text("what = 'is this'\n")
+    assert invoke("read", "--help").exit_code == 0
+    with pytest.raises(ConfigurationError, match="unknown key 'what'"):
+        invoke("config")
