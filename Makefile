@@ -19,13 +19,13 @@ test-fast: .venv/.developer ## run the tests that take milliseconds
 	$(PY) -m pytest -m "not heavy"
 
 test-local: .venv-local/.ready ## run a model in transformers (installs 7 GB in .venv-local)
-	.venv-local/bin/python -m pytest tests/local
+	.venv-local/bin/python -m pytest tests/with_transformers tests/unit/test_light_imports.py
 
 test-mlx: .venv-local/.ready ## run a model in MLX, on Linux too (in .venv-local)
-	.venv-local/bin/python -m pytest tests/mlx
+	.venv-local/bin/python -m pytest tests/with_mlx
 
 test-vllm: .venv-vllm/.ready ## run a model in vLLM, in process and as a server (installs 4 GB in .venv-vllm)
-	.venv-vllm/bin/python -m pytest tests/vllm
+	.venv-vllm/bin/python -m pytest tests/with_vllm
 
 lint: .venv/.developer ## check style, types and which room imports which
 	$(PY) -m ruff format --check

@@ -10,11 +10,12 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 _SKY, _ROAD, _PAPER, _INK = "#a9c7e8", "#7d7f83", "#f7f6f1", "#15151a"
 _SHIRTS = ("#c8323c", "#2c5fb3", "#2f8f4e", "#d98a1f", "#6a3d9a", "#16808a")
 _SKIN = ("#f0c8a6", "#c68a5e", "#8d5a3b", "#5e3a24")
+_BIB_SHAPE = 0.66  # height of a bib for a width of 1
 
 
 def photo(bibs: tuple[str, ...], *, size: tuple[int, int] = (1200, 800), seed: int = 0) -> Image.Image:
@@ -28,6 +29,24 @@ def photo(bibs: tuple[str, ...], *, size: tuple[int, int] = (1200, 800), seed: i
     for place, bib in enumerate(bibs):
         _runner(image, dice, bib, x=width * (place + 0.5) / len(bibs), width=width / len(bibs), height=height)
     return image.filter(ImageFilter.GaussianBlur(0.6))
+
+
+def bib_closeup(bib: str, *, size: tuple[int, int] = (160, 112), seed: int = 0) -> Image.Image:
+    """Draw one bib the way a detector cuts it out of a photo; `bib` may be empty, for a cut with none in it.
+
+    Place, tilt, colours, light, blur and noise are by chance. The same bib, size and seed draw the same picture.
+    """
+    dice = random.Random(f"{seed}:{size}:{bib}")  # noqa: S311  # a picture, not a secret
+    image = _background(dice, size)
+    if bib:
+        width = min(size[0], size[1] / _BIB_SHAPE) * dice.uniform(0.82, 1.02)
+        tilt = dice.uniform(-6, 6)
+        label = _bib(bib, int(width), dice).rotate(tilt, Image.Resampling.BICUBIC, expand=True)
+        x, y = (0.5 + dice.uniform(-0.04, 0.04) for _ in size)
+        image.paste(label, (int(size[0] * x - label.width / 2), int(size[1] * y - label.height / 2)), label)
+    image = image.filter(ImageFilter.GaussianBlur(dice.uniform(0, 0.008) * size[0]))
+    noise = Image.frombytes("RGB", size, dice.randbytes(3 * size[0] * size[1]))
+    return ImageEnhance.Brightness(Image.blend(image, noise, dice.uniform(0, 0.1))).enhance(dice.uniform(0.7, 1.1))
 
 
 def jpeg(image: Image.Image, captured_at: datetime | None = None, quality: int = 90) -> bytes:
@@ -77,8 +96,21 @@ def _runner(image: Image.Image, dice: random.Random, bib: str, *, x: float, widt
     image.paste(label, (int(x - label.width / 2), int(top + size * 0.26)), label)
 
 
+def _background(dice: random.Random, size: tuple[int, int]) -> Image.Image:
+    """Draw what is behind a bib: a shirt or a piece of one, an arm, sky and road."""
+    width, height = size
+    image = Image.new("RGB", size, dice.choice((_SKY, _ROAD, *_SHIRTS)))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, height * dice.uniform(0.2, 1.2), width, height * 1.3), fill=_ROAD)
+    left = dice.uniform(-0.5, 0.6) * width
+    pen.rectangle((left, dice.uniform(-0.6, 0.6) * height, left + width, height * 1.1), fill=dice.choice(_SHIRTS))
+    start, end = ((dice.uniform(0, width), dice.uniform(0, height)) for _ in range(2))
+    pen.line((start, end), dice.choice(_SKIN), max(int(height * dice.uniform(0, 0.15)), 1))
+    return image
+
+
 def _bib(bib: str, width: int, dice: random.Random) -> Image.Image:
-    label = Image.new("RGBA", (width, int(width * 0.66)), _PAPER)
+    label = Image.new("RGBA", (width, int(width * _BIB_SHAPE)), _PAPER)
     pen = ImageDraw.Draw(label)
     pen.rectangle((0, 0, width, width * 0.12), fill=dice.choice(_SHIRTS))
     font = ImageFont.load_default(min(width * 0.5, width * 1.5 / len(bib)))

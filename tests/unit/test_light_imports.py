@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_HEAVY = {"torch", "torchvision", "transformers", "vllm", "mlx", "onnxruntime", "rapidocr", "cv2", "numpy"}
+_HEAVY = {"torch", "torchvision", "transformers", "vllm", "mlx", "mlx_vlm", "onnxruntime", "rapidocr", "cv2", "numpy"}
 
 _CODE = """
 import json, sys
@@ -48,6 +48,8 @@ def imported(statement: str, folder: Path) -> set[str]:
         "import bibwatch",
         "import bibwatch.settings, bibwatch.registry, bibwatch.presets",
         "import bibwatch.runtimes.ocr, bibwatch.stages.bib_number",
+        "import bibwatch.runtimes.hf_transformers, bibwatch.runtimes.mlx, bibwatch.runtimes.vllm",
+        "import bibwatch.runtimes.openai_like, bibwatch.stages.table, bibwatch.plugins",
         "import bibwatch.daemon",
         command("--help"),
         command("run", "--help"),
@@ -55,6 +57,7 @@ def imported(statement: str, folder: Path) -> set[str]:
         command("presets"),
         command("presets", "--json"),
         command("stages"),
+        command("plugins"),
         command("config"),
     ],
 )

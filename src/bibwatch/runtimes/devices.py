@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from bibwatch.errors import ConfigurationError
 
@@ -33,6 +34,14 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+
+
+# An option of a model: under its older name too, and None for what the model's makers chose.
+DtypeOption = Annotated[
+    Dtype,
+    BeforeValidator(lambda value: Dtype.AUTO if value is None else value),
+    Field(validation_alias=AliasChoices("dtype", "torch_dtype")),
+]
 
 
 def choose_device(wanted: str, supported: Collection[AcceleratorDevice], *, fallback: bool, where: str) -> str:

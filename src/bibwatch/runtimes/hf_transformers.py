@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import Field
 
 from bibwatch.errors import ConfigurationError, ModelError, one_line
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, ModelOptions, Prediction, Token
 from bibwatch.runtimes.batches import BatchRuntime
-from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, choose_device, torch_dtype
+from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, DtypeOption, choose_device, torch_dtype
 from bibwatch.runtimes.hub import HubOptions
 
 
@@ -63,9 +63,8 @@ class VisionHfTransformersOptions(HubOptions):
         default=TransformersPromptStyle.CHAT,
         description="By the chat template, as it is written, or the picture alone.",
     )
-    dtype: Dtype = Field(
+    dtype: DtypeOption = Field(
         default=Dtype.AUTO,
-        validation_alias=AliasChoices("dtype", "torch_dtype"),
         description="Precision; auto takes bfloat16 where the hardware computes in it.",
     )
     device: str = Field(
@@ -85,11 +84,6 @@ class VisionHfTransformersOptions(HubOptions):
     use_kv_cache: bool = Field(
         default=True, description="Keep what was computed for earlier tokens; false saves memory and takes long."
     )
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _auto(cls, value: object) -> object:
-        return Dtype.AUTO if value is None else value
 
     @property
     def place(self) -> str:

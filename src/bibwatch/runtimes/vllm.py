@@ -14,13 +14,13 @@ from threading import Thread
 from typing import Any, ClassVar, Literal, TypeVar
 
 from PIL import Image
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from bibwatch.errors import ConfigurationError, ModelUnavailableError, one_line
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction, Token
 from bibwatch.runtimes.batches import BatchRuntime
-from bibwatch.runtimes.devices import Dtype
+from bibwatch.runtimes.devices import Dtype, DtypeOption
 from bibwatch.runtimes.hub import HubOptions
 from bibwatch.runtimes.tokens import tokens_of
 
@@ -47,9 +47,8 @@ class VisionVllmOptions(HubOptions):
     }  # fmt: skip
 
     kind: Literal["vision_vllm"] = "vision_vllm"
-    dtype: Dtype = Field(
+    dtype: DtypeOption = Field(
         default=Dtype.AUTO,
-        validation_alias=AliasChoices("dtype", "torch_dtype"),
         description="Precision; auto is the checkpoint's own, or 16 bits where that is 32.",
     )
     quantization: str | None = Field(

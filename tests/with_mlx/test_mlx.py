@@ -167,3 +167,11 @@ class TestLoading:
         (model / "chat_template.jinja").unlink()
         with pytest.raises(ConfigurationError, match="without a chat template"):
             VisionMlx(options(model)).load()
+
+
+def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    (whole,) = predict(tiny_vlm, pictures[:1])
+    stop = whole.text[4:6]
+    (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish is Finish.STOP

@@ -276,3 +276,13 @@ def refusal(folder: Path, **settings: Any) -> str:
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("preset tiny: ")
     return str(refused.value)
+
+
+def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    """Whole tokens of it are left, and their probabilities."""
+    (whole,) = predict(tiny_vlm, pictures[:1])
+    stop = whole.text[4:6]
+    (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish is Finish.STOP
+    assert cut.tokens in ((), whole.tokens[: len(cut.tokens)])
