@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 _TICK_SECONDS = 0.25
 _STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
+_PATIENCE_SECONDS = 20.0  # `--once` waits for a model that cannot be asked for so long
 
 Counts = dict[State, int]
 
@@ -134,11 +135,16 @@ class Daemon:
                 next_look = time.monotonic() + (0.0 if self._once else 1.0)
                 counts = self._counts()
                 self._report(counts)
-                if self._once and not any(counts.get(state) for state in UNDONE):
+                if self._once and self._is_over(counts):
                     return
                 self._database.check_in_place()
         if signals.number:
             log.info("daemon.signal", signal=signal.Signals(signals.number).name)
+
+    def _is_over(self, counts: Counts) -> bool:
+        """Tell whether nothing is left to do, or nothing can be done: the model has been away for long."""
+        undone = any(counts.get(state) for state in UNDONE)
+        return not undone or self._pipeline.unavailable_seconds > _PATIENCE_SECONDS
 
     def _counts(self) -> Counts:
         try:
@@ -170,6 +176,8 @@ class Daemon:
         )
         if failed:
             raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
+        if self._once and self._pipeline.unavailable:
+            raise BibwatchError(f"{self._pipeline.unavailable}; the photos wait in the ledger for the next run")
         if self._once and unhealthy:
             raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")
 

@@ -48,7 +48,7 @@ def test_ready_comes_after_the_backlog_and_the_watchdog_is_fed(site: Site, draw:
     ("args", "environment", "code", "message"),
     [
         (("run", "--camera", "finish"), {}, 2, "give a name and a folder, such as finish=/srv/drop/finish"),
-        (("run", "--preset", "rapidorc"), {}, 78, "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
+        (("run", "--preset", "rapidorc"), {}, 2, "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (
             ("run",),
             {"BIBWATCH_STAGE": "bib_numbr"},

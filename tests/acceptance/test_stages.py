@@ -93,13 +93,32 @@ def test_a_describing_stage_with_an_ocr_is_refused_before_anything_is_read(stage
     )
 
 
-def test_a_server_that_is_not_there_costs_no_photo(tmp_path: Path) -> None:
-    """The daemon starts, and says so; `read` ends with one line."""
-    (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("7",))))
+@pytest.fixture
+def gone(tmp_path: Path) -> Path:
+    """Configure a preset whose server is not there, and one photo; return the folder."""
+    (tmp_path / "finish").mkdir()
+    (tmp_path / "finish" / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("7",))))
     (tmp_path / "config.toml").write_text(
-        '[presets.gone]\nbase = "qwen-vllm"\napi_url = "http://127.0.0.1:9/v1"\nconnect_seconds = 1\n'
+        '[presets.gone]\nbase = "qwen-vllm"\napi_url = "http://127.0.0.1:9/v1"\n[cameras.finish]\npath = "finish"\n'
     )
-    done = bibwatch(tmp_path, "read", "--preset", "gone", "photo.jpg")
+    return tmp_path
+
+
+def test_without_its_server_a_photo_is_an_error_of_one_line(gone: Path) -> None:
+    done = bibwatch(gone, "read", "--preset", "gone", "finish/photo.jpg")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("photo.jpg: gone at 127.0.0.1:9 cannot be reached")
+    assert line.startswith("finish/photo.jpg: gone at 127.0.0.1:9 cannot be reached")
+
+
+def test_without_its_server_the_daemon_starts_and_loses_no_photo(gone: Path) -> None:
+    """`--once` gives up after a while, and says that the photo waits: no attempt is counted against it."""
+    done = bibwatch(gone, "run", "--once", "--preset", "gone")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("the photos wait in the ledger for the next run")
+    connection = sqlite3.connect(gone / "bibwatch.db")
+    states = connection.execute("SELECT state, attempts FROM image_status").fetchall()
+    connection.close()
+    assert states == [("ready", 0)]
+    done = bibwatch(gone, "run", "--once")
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Options of `vision_vllm`, and what is said where vLLM is not installed. What it answers: tests/vllm."""
+"""Options of `vision_vllm`, and what is said where vLLM is not installed. What it answers: tests/with_vllm."""
 
 from __future__ import annotations
 

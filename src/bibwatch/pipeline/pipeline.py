@@ -76,6 +76,7 @@ class Pipeline(Loop):
         self._ready_since: float | None = None
         self._stopped_at: float | None = None
         self.unavailable: str | None = None  # why the model could not be asked, the last time
+        self._unavailable_since = 0.0
 
     def work(self) -> None:
         batch: Batch | None = None
@@ -97,6 +98,11 @@ class Pipeline(Loop):
     def is_decoding(self) -> bool:
         """Whether a photo is being decoded still, which nothing can interrupt."""
         return any(future.running() for future in self._decoding)
+
+    @property
+    def unavailable_seconds(self) -> float:
+        """For how long the model could not be asked, each time it was tried."""
+        return time.monotonic() - self._unavailable_since if self.unavailable else 0.0
 
     def _wait_seconds(self) -> float:
         if self._ready_since is None:
@@ -188,6 +194,7 @@ class Pipeline(Loop):
     def _mind(self, unavailable: str | None) -> None:
         """Tell once that the model cannot be reached, and once that it can; wait a little before asking again."""
         if unavailable and not self.unavailable:
+            self._unavailable_since = time.monotonic()
             log.error("model.unavailable", error=unavailable, consequence="photos wait")
         if self.unavailable and not unavailable:
             log.info("model.available")
