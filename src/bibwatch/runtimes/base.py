@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -68,6 +69,10 @@ class ModelOptions(BaseModel):
     stages: tuple[str, ...] = Field(
         default=(), description="Kinds of stage the model was made for; empty: all that can use what it answers."
     )
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="What this model is asked best, by kind of stage; a prompt of the stage's own comes first.",
+    )
     licence: str | None = Field(default=None, description="Licence of the weights.")
     download_gb: float | None = Field(default=None, ge=0, description="Gigabytes that are downloaded once.")
     memory_gb: float | None = Field(default=None, ge=0, description="Gigabytes of memory it takes to run, about.")
@@ -76,7 +81,8 @@ class ModelOptions(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that can change an answer; they go into the options hash of a result."""
-        return self.model_dump(mode="json", exclude={*self.hardware_fields, *self.about_fields})
+        # The question that was asked is in the hash by itself; those for other stages change nothing.
+        return self.model_dump(mode="json", exclude={*self.hardware_fields, *self.about_fields, "prompts"})
 
     @property
     def model(self) -> str:
@@ -87,6 +93,11 @@ class ModelOptions(BaseModel):
     def place(self) -> str:
         """Where the model runs, as far as can be said beforehand: `cpu`, `cuda`, `auto`, a host."""
         return "cpu"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another machine, which is not asked before there is something to read."""
+        return False
 
     def obstacle(self) -> str | None:
         """Return why the model cannot run here, or None. Quick: imports nothing heavy, downloads nothing."""
@@ -106,9 +117,9 @@ class Box:
         """Return the same box in a picture `factor` times as large."""
         return Box(self.x1 * factor, self.y1 * factor, self.x2 * factor, self.y2 * factor)
 
-    def moved(self, right: float, down: float) -> Box:
-        """Return the box moved by so many pixels."""
-        return Box(self.x1 + right, self.y1 + down, self.x2 + right, self.y2 + down)
+    def rounded(self) -> list[float]:
+        """Return left, top, right, bottom to a tenth of a pixel, for JSON."""
+        return [round(side, 1) for side in (self.x1, self.y1, self.x2, self.y2)]
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,7 @@ class TextLine:
     text: str
     score: float
     box: Box
+    slope: float | None = None  # pixels it goes down for one to the right; None where the model does not tell
 
 
 @dataclass(frozen=True)
@@ -233,6 +245,10 @@ class Runtime(ABC, Generic[OptionsT]):
     @abstractmethod
     def close(self) -> None:
         """Let the model go; calling it twice does no harm, and `load()` brings it back."""
+
+    def short_answers(self) -> AbstractContextManager[None]:
+        """Within this, answers may be cut off early: for a warm-up, where only that there is one matters."""
+        return nullcontext()
 
     def __enter__(self) -> Self:
         self.load()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -22,6 +23,7 @@ from bibwatch.runtimes.base import Constraint, Finish, Frame, ModelOptions, Pred
 from bibwatch.runtimes.tokens import tokens_of
 
 _ERROR_LENGTH = 300  # characters of an engine's message that are kept
+_FEW = 4  # tokens that show a model can answer
 _MOST_LOPSIDED = 100  # times as long as wide; Qwen's processor refuses 200, others cut it into endless tiles
 
 
@@ -34,7 +36,12 @@ class GenerativeOptions(ModelOptions):
     temperature: float = Field(
         default=0.0, ge=0, le=2, description="0 takes the likeliest token always: the same photo, the same answer."
     )
-
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="With a temperature: draw only from the likeliest tokens up to this sum."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, description="With a temperature: draw the same each time; none: differently."
+    )
     stop: tuple[str, ...] = Field(default=(), description="Texts at which the answer ends; they are left out of it.")
     skip_special_tokens: bool = Field(
         default=True,
@@ -55,6 +62,15 @@ class BatchRuntime(Runtime[OptionsT]):
         waiting = iter(images)
         while batch := list(islice(waiting, self.options.batch_size)):
             yield from self._predict(batch, prompt, constraint)
+
+    @contextmanager
+    def short_answers(self) -> Iterator[None]:
+        options = self.options
+        self.options = options.model_copy(update={"max_new_tokens": min(_FEW, options.max_new_tokens)})
+        try:
+            yield
+        finally:
+            self.options = options
 
     @abstractmethod
     def generate(

@@ -5,6 +5,7 @@ Knows torch's devices and what a processor is good at. Imports torch only when i
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from bibwatch.errors import ConfigurationError
 log = structlog.get_logger()
 
 _BFLOAT16_FROM = (8, 0)  # CUDA compute capability: Ampere
+_SHORTAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class AcceleratorDevice(StrEnum):
@@ -76,6 +78,27 @@ def torch_dtype(dtype: Dtype, device: str) -> Any:
     if device == "cpu" and _cpu_computes_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Tell whether a computation failed for want of memory, of the device or of the machine."""
+    import torch
+
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    # MPS, the CPU and CUDA's own libraries say it in words only.
+    return isinstance(exc, RuntimeError) and any(said in str(exc) for said in _SHORTAGES)
+
+
+def free_memory(device: str) -> None:
+    """Give back to the device what torch keeps there for later."""
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif device.startswith("mps"):
+        torch.mps.empty_cache()
 
 
 def _cpu_computes_bfloat16() -> bool:

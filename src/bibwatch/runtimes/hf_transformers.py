@@ -1,98 +1,44 @@
 """`vision_hf_transformers`: a model in this process, run by Hugging Face transformers.
 
-Knows transformers' classes, processors and `generate`. Does not know what is asked or what the answer is for.
+Knows transformers' processors and `generate`. Does not know what is asked or what the answer is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Hashable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from threading import Lock
+from typing import Any, ClassVar
 
+import structlog
 from PIL import Image
-from pydantic import Field
 
-from bibwatch.errors import ConfigurationError, ModelError, one_line
+from bibwatch.errors import ConfigurationError, ModelUnavailableError, one_line
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, ModelOptions, Prediction, Token
 from bibwatch.runtimes.batches import BatchRuntime
-from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, DtypeOption, choose_device, torch_dtype
-from bibwatch.runtimes.hub import HubOptions
+from bibwatch.runtimes.constraints import Forms
+from bibwatch.runtimes.devices import free_memory, is_out_of_memory
+from bibwatch.runtimes.families import Family, family_of
+from bibwatch.runtimes.hf_model import HfModel
+from bibwatch.runtimes.hf_options import (
+    TransformersModelType,
+    TransformersPromptStyle,
+    VisionHfTransformersOptions,
+)
+from bibwatch.runtimes.sampling import Chance, Probabilities
+from bibwatch.runtimes.sharing import Shared
 
+__all__ = [
+    "TransformersModelType",
+    "TransformersPromptStyle",
+    "VisionHfTransformers",
+    "VisionHfTransformersOptions",
+]
 
-class TransformersModelType(StrEnum):
-    """Which of transformers' classes reads the checkpoint."""
+log = structlog.get_logger()
 
-    AUTOMODEL = "automodel"
-    AUTOMODEL_VISION2SEQ = "automodel-vision2seq"  # gone from transformers 5; taken as image-text-to-text
-    AUTOMODEL_CAUSALLM = "automodel-causallm"
-    AUTOMODEL_IMAGETEXTTOTEXT = "automodel-imagetexttotext"
-
-
-class TransformersPromptStyle(StrEnum):
-    """How the prompt is put to the model."""
-
-    CHAT = "chat"  # by the checkpoint's own chat template
-    RAW = "raw"  # as it is written, image placeholders included
-    NONE = "none"  # not at all; the picture alone
-
-
-_CLASSES = {
-    TransformersModelType.AUTOMODEL: "AutoModel",
-    TransformersModelType.AUTOMODEL_VISION2SEQ: "AutoModelForImageTextToText",
-    TransformersModelType.AUTOMODEL_CAUSALLM: "AutoModelForCausalLM",
-    TransformersModelType.AUTOMODEL_IMAGETEXTTOTEXT: "AutoModelForImageTextToText",
-}
-
-
-class VisionHfTransformersOptions(HubOptions):
-    """A checkpoint that transformers knows, on a GPU or the CPU."""
-
-    hardware_fields: ClassVar[frozenset[str]] = ModelOptions.hardware_fields | {
-        "device", "device_fallback", "supported_devices",
-    }  # fmt: skip
-
-    kind: Literal["vision_hf_transformers"] = "vision_hf_transformers"
-    transformers_model_type: TransformersModelType = Field(
-        default=TransformersModelType.AUTOMODEL_IMAGETEXTTOTEXT,
-        description="transformers' class for the checkpoint.",
-    )
-    transformers_prompt_style: TransformersPromptStyle = Field(
-        default=TransformersPromptStyle.CHAT,
-        description="By the chat template, as it is written, or the picture alone.",
-    )
-    dtype: DtypeOption = Field(
-        default=Dtype.AUTO,
-        description="Precision; auto takes bfloat16 where the hardware computes in it.",
-    )
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, then mps, then cpu."
-    )
-    device_fallback: bool = Field(
-        default=True, description="Take the CPU, with a warning, where the device is not there."
-    )
-    supported_devices: tuple[AcceleratorDevice, ...] = Field(
-        default=tuple(AcceleratorDevice), min_length=1, description="Devices the model can be computed on."
-    )
-    quantized: bool = Field(default=False, description="Load the weights in 8 or 4 bits with bitsandbytes.")
-    load_in_8bit: bool = Field(default=True, description="If quantized: 8 bits; false takes 4.")
-    llm_int8_threshold: float = Field(
-        default=6.0, ge=0, description="If quantized to 8 bits: activations over this stay in 16."
-    )
-    use_kv_cache: bool = Field(
-        default=True, description="Keep what was computed for earlier tokens; false saves memory and takes long."
-    )
-
-    @property
-    def place(self) -> str:
-        return self.device
-
-    def obstacle(self) -> str | None:
-        if self.quantized and find_spec("bitsandbytes") is None:
-            return "bitsandbytes not installed: pip install bitsandbytes"
-        return self.missing("torch", "transformers", extra="local")
+_MODELS: Shared[HfModel] = Shared()  # of this process: whoever asks for the same one gets it
 
 
 class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
@@ -102,68 +48,49 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
 
     def __init__(self, options: VisionHfTransformersOptions) -> None:
         super().__init__(options)
-        self._model: Any = None
-        self._processor: Any = None
+        self._loading = Lock()
+        self._loaded: HfModel | None = None
+        self._key: Hashable = None
+        self._family: Family | None = None
         self._size: dict[str, int] | None = None
+        self._forms: Forms | None = None
+        self._most = options.batch_size  # pictures that the device's memory holds at once, as far as is known
 
     def load(self) -> None:
-        if self._model is not None:
-            return
-        options, where = self.options, f"preset {self.options.name}"
-        try:
-            from transformers import AutoProcessor
-            from transformers.utils import logging
-        except ImportError as exc:
-            raise ConfigurationError(f"{where}: {one_line(exc)}: pip install 'bibwatch[local]'") from exc
-        logging.disable_progress_bar()
-        folder = checkpoints.folder(options)
-        device = choose_device(options.device, options.supported_devices, fallback=options.device_fallback, where=where)
-        try:
-            processor = AutoProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=options.trust_remote_code
-            )
-            model = self._load_model(folder, device)
-        except ConfigurationError:
-            raise
-        except Exception as exc:
-            raise ConfigurationError(f"{where}: {self._cannot_load(exc)}") from exc
-        self._size = checkpoints.picture_size(options, dict(getattr(processor.image_processor, "size", None) or {}))
-        if hasattr(processor, "tokenizer"):
-            processor.tokenizer.padding_side = "left"  # a reply follows its prompt at once, whatever the others' length
-        self._processor, self._model = processor, model
+        with self._loading:
+            if self._loaded is None:
+                self._load()
 
     def close(self) -> None:
-        on_cuda = self._model is not None and self._model.device.type == "cuda"
-        self._model = self._processor = None
-        if on_cuda:
-            import torch
-
-            torch.cuda.empty_cache()
+        with self._loading:
+            if self._loaded is not None:
+                self._let_go()
 
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> Sequence[Prediction]:
-        if constraint is not None:
-            raise ModelError(f"{self.options.name}: vision_hf_transformers cannot constrain replies yet")
-        import torch
-
-        probabilities = _Probabilities()
-        inputs = self._inputs(images, prompt).to(self._model.device, dtype=self._model.dtype)
-        with torch.inference_mode():
-            sequences = self._model.generate(**inputs, **self._stops(), logits_processor=[probabilities])
-        start = 1 if self._model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        logprobs = probabilities.of(sequences)
-        return [
-            self._prediction(row, numbers)
-            for row, numbers in zip(sequences[:, start:].tolist(), logprobs.tolist(), strict=True)
-        ]
+        loaded = self._model
+        answers: list[Prediction] = []
+        with loaded.lock:
+            while len(answers) < len(images):
+                some = images[len(answers) : len(answers) + self._most]
+                try:
+                    answers += self._answer(loaded, some, prompt, constraint)
+                    continue
+                except Exception as exc:
+                    if not is_out_of_memory(exc):
+                        raise
+                    reason = one_line(exc)
+                # Out here, for the exception held the tensors of the batch.
+                answers += self._with_less_memory(loaded, len(some), reason)
+        return answers
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         if self.options.boxes is not BoxConvention.MODEL_PIXELS:
             return None
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        processor = self._processor.image_processor
+        processor = self._model.processor.image_processor
         limits = self._size or processor.size
         height, width = smart_resize(
             size[1],
@@ -174,66 +101,96 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         )
         return width, height
 
-    def _load_model(self, folder: Path, device: str) -> Any:
-        import transformers
+    @property
+    def _model(self) -> HfModel:
+        assert self._loaded is not None  # noqa: S101  # predict_batch loads
+        return self._loaded
 
+    def _load(self) -> None:
         options = self.options
-        settings: dict[str, Any] = {"dtype": torch_dtype(options.dtype, device)}
-        if options.quantized:
-            settings["device_map"] = {"": device}
-            settings["quantization_config"] = transformers.BitsAndBytesConfig(
-                load_in_8bit=options.load_in_8bit,
-                load_in_4bit=not options.load_in_8bit,
-                llm_int8_threshold=options.llm_int8_threshold,
-                bnb_4bit_compute_dtype=settings["dtype"],
-            )
-        model = getattr(transformers, _CLASSES[options.transformers_model_type]).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=options.trust_remote_code, **settings
-        )
-        if not model.can_generate():
+        try:
+            from transformers.utils import logging
+        except ImportError as exc:
+            raise ConfigurationError(f"preset {options.name}: {one_line(exc)}: pip install 'bibwatch[local]'") from exc
+        logging.disable_progress_bar()
+        folder = checkpoints.folder(options)
+        self._family = family_of(options.family, folder)
+        if absent := [library for library in self._family.needs if find_spec(library) is None]:
             raise ConfigurationError(
-                f"preset {options.name}: {options.transformers_model_type} reads {options.repo_id} as "
-                f"{type(model).__name__}, which writes no text; set transformers_model_type = automodel-imagetexttotext"
+                f"preset {options.name}: {', '.join(absent)} not installed: pip install 'bibwatch[local]'"
             )
-        model.generation_config.update(
-            max_new_tokens=options.max_new_tokens,
-            max_length=None,
-            use_cache=options.use_kv_cache,
-            do_sample=options.temperature > 0,
-            temperature=options.temperature or None,
-            # A checkpoint's own taste in sampling, which would change what `temperature` means here.
-            top_p=None,
-            top_k=None,
-        )
-        return model.eval() if options.quantized else model.to(device).eval()
+        self._key = folder.resolve(), *(getattr(options, name) for name in options.loaded_by)
+        self._loaded = _MODELS.take(self._key, lambda: HfModel(options, folder))
+        self._most = options.batch_size
+        default = getattr(self._loaded.processor.image_processor, "size", None)
+        try:
+            self._size = checkpoints.picture_size(options, dict(default or {}))
+        except ConfigurationError:
+            self._let_go()
+            raise
 
-    def _cannot_load(self, exc: Exception) -> str:
-        if "trust_remote_code" in str(exc):
-            return (
-                f"{self.options.repo_id} comes with Python code of its own; "
-                "if you trust its author: trust_remote_code = true"
+    def _let_go(self) -> None:
+        self._loaded = self._forms = None
+        if last := _MODELS.give_back(self._key):
+            last.close()
+
+    def _with_less_memory(self, loaded: HfModel, tried: int, reason: str) -> list[Prediction]:
+        """Make ready for another attempt with half as many pictures, or on the CPU; else return the error."""
+        free_memory(loaded.device)
+        if tried > 1:
+            self._most = tried // 2
+            log.warning("batch.halved", preset=self.options.name, device=loaded.device, pictures=self._most)
+        elif loaded.fall_back(reason):
+            self._most = self.options.batch_size
+        else:
+            error = ModelUnavailableError(
+                f"{self.options.name}: too little memory on {loaded.device} for one picture ({reason}); make pictures "
+                "smaller (longest_side), free memory, or set device_fallback = true"
             )
-        return f"{self.options.repo_id} cannot be loaded: {one_line(exc, 300)}"
+            return [Prediction(device=loaded.device, error=error)]
+        return []
+
+    def _answer(
+        self, loaded: HfModel, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
+    ) -> list[Prediction]:
+        import torch
+
+        model, options = loaded.model, self.options
+        probabilities = Probabilities()
+        processors: list[Any] = [probabilities]
+        if constraint is not None:
+            processors.append(self._form(loaded, constraint, len(images)))
+        if options.temperature > 0:
+            processors.append(
+                Chance(len(images), temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+            )
+        inputs = self._inputs(images, prompt).to(model.device, dtype=model.dtype)
+        with torch.inference_mode():
+            sequences = model.generate(
+                **inputs,
+                **self._stops(loaded),
+                logits_processor=processors,
+                max_new_tokens=options.max_new_tokens,
+                use_cache=options.use_kv_cache,
+            )
+        start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        logprobs = probabilities.of(sequences)
+        return [
+            self._prediction(loaded, row, numbers)
+            for row, numbers in zip(sequences[:, start:].tolist(), logprobs.tolist(), strict=True)
+        ]
 
     def _inputs(self, images: Sequence[Image.Image], prompt: str) -> Any:
-        sized = {"size": self._size} if self._size else {}
+        processor, family = self._model.processor, self._family
+        assert family is not None  # noqa: S101  # known as soon as the model is loaded
         style = self.options.transformers_prompt_style
         if style is TransformersPromptStyle.CHAT:
-            return self._processor.apply_chat_template(
-                [
-                    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-                    for image in images
-                ],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True, **sized},
-            )
-        text = prompt if style is TransformersPromptStyle.RAW else getattr(self._processor, "image_token", None)
+            return family.inputs(processor, images, prompt, self._size)
+        sized = {"size": self._size} if self._size else {}
+        text = prompt if style is TransformersPromptStyle.RAW else getattr(processor, "image_token", None)
         if not text:
-            return self._processor(images=list(images), return_tensors="pt", **sized)
-        return self._processor(
+            return processor(images=list(images), return_tensors="pt", **sized)
+        return processor(
             images=[[image] for image in images],
             text=[text] * len(images),
             padding=True,
@@ -241,13 +198,17 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
             **sized,
         )
 
-    def _stops(self) -> dict[str, Any]:
-        stop = list(self.options.stop)
-        return {"stop_strings": stop, "tokenizer": self._processor.tokenizer} if stop else {}
+    def _form(self, loaded: HfModel, constraint: Constraint, replies: int) -> Any:
+        if self._forms is None:
+            self._forms = Forms(_tokenizer(loaded), _ends(loaded), extra="local")
+        return self._forms.form(constraint, replies)
 
-    def _prediction(self, ids: list[int], logprobs: list[float]) -> Prediction:
-        last = self._model.generation_config.eos_token_id
-        ends = [last] if isinstance(last, int) else last or []
+    def _stops(self, loaded: HfModel) -> dict[str, Any]:
+        stop = list(self.options.stop)
+        return {"stop_strings": stop, "tokenizer": _tokenizer(loaded)} if stop else {}
+
+    def _prediction(self, loaded: HfModel, ids: list[int], logprobs: list[float]) -> Prediction:
+        ends = _ends(loaded)
         length = next((place for place, token in enumerate(ids) if token in ends), None)
         ids, finish = (ids, Finish.LENGTH) if length is None else (ids[:length], Finish.STOP)
         texts = checkpoints.token_texts(ids, self._decode)
@@ -255,36 +216,21 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
             text="".join(texts),
             finish=finish,
             tokens=tuple(map(Token, texts, logprobs[: len(ids)])),
-            device=str(self._model.device),
+            device=loaded.device,
         )
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = getattr(self._processor, "tokenizer", self._processor).decode(
+        text: str = _tokenizer(self._model).decode(
             ids, skip_special_tokens=self.options.skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
 
 
-class _Probabilities:
-    """Keeps the probability of each token that was taken, and not the scores of all that were not."""
+def _tokenizer(loaded: HfModel) -> Any:
+    return getattr(loaded.processor, "tokenizer", loaded.processor)
 
-    def __init__(self) -> None:
-        self._taken: list[Any] = []
-        self._offered: Any = None
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Look on as a token is chosen, the way transformers asks its logits processors."""
-        self._note(input_ids)
-        self._offered = scores.float().log_softmax(-1)
-        return scores
-
-    def of(self, sequences: Any) -> Any:
-        """Return the logarithms for the finished sequences: one row each, one column a new token."""
-        import torch
-
-        self._note(sequences)
-        return torch.cat(self._taken, dim=1)
-
-    def _note(self, sequences: Any) -> None:
-        if self._offered is not None:
-            self._taken.append(self._offered.gather(1, sequences[:, -1:]))
+def _ends(loaded: HfModel) -> list[int]:
+    """Return the tokens that end a reply."""
+    last = loaded.model.generation_config.eos_token_id
+    return [last] if isinstance(last, int) else list(last or [])

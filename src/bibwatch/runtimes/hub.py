@@ -51,7 +51,9 @@ class HubOptions(GenerativeOptions):
             return f"takes {self.memory_gb:g} GB of memory, this machine has {total_memory_gb():.0f}"
         if folder_of(self.repo_id, self.revision) is None:
             size = f" ({self.download_gb:g} GB)" if self.download_gb else ""
-            return f"not downloaded yet{size}: hf download {self.repo_id}"
+            if self.repo_id.startswith(("/", ".", "~")):
+                return f"no such folder: {self.repo_id}"
+            return f"not downloaded yet{size}: hf download {real_name(self.repo_id)}"
         return None
 
 
@@ -65,7 +67,7 @@ def folder_of(repo_id: str, revision: str | None = None) -> Path | None:
     named = Path(repo_id).expanduser()
     if named.is_dir():
         return named
-    snapshots = _cache() / f"models--{real_name(repo_id).replace('/', '--')}"
+    snapshots = cache() / f"models--{real_name(repo_id).replace('/', '--')}"
     reference = snapshots / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else revision
     found = snapshots / "snapshots" / commit if commit else None
@@ -77,6 +79,7 @@ def total_memory_gb() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Return the folder in which the hub's models are kept."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field
 
-from bibwatch.errors import ConfigurationError, ModelError, one_line
+from bibwatch.errors import ConfigurationError, one_line
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction, Token
 from bibwatch.runtimes.batches import BatchRuntime
+from bibwatch.runtimes.constraints import Form, Forms
 from bibwatch.runtimes.hub import HubOptions
 
 _STOP_TOKENS = 16  # at the end of an answer, in which a text to stop at is looked for
@@ -48,6 +49,7 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         super().__init__(options)
         self._model: Any = None
         self._processor: Any = None
+        self._forms: Forms | None = None
 
     def load(self) -> None:
         if self._model is not None:
@@ -76,23 +78,23 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             return
         import mlx.core as mx
 
-        self._model = self._processor = None
+        self._model = self._processor = self._forms = None
         mx.clear_cache()
 
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> Sequence[Prediction]:
-        if constraint is not None:
-            raise ModelError(f"{self.options.name}: vision_mlx cannot constrain replies yet")
         from mlx_vlm.prompt_utils import apply_chat_template
 
         text = apply_chat_template(self._processor, self._model.config, prompt, num_images=1)
-        return [self._answer(image, text) for image in images]
+        return [self._answer(image, text, self._form(constraint)) for image in images]
 
-    def _answer(self, image: Image.Image, text: str) -> Prediction:
+    def _answer(self, image: Image.Image, text: str, form: Form | None) -> Prediction:
         import mlx.core as mx
         from mlx_vlm import stream_generate
 
+        if self.options.seed is not None:
+            mx.random.seed(self.options.seed)
         ids: list[int] = []
         logprobs: list[float] = []
         finish = Finish.UNKNOWN
@@ -104,8 +106,9 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             max_tokens=self.options.max_new_tokens,
             temperature=self.options.temperature,
             # A checkpoint's own taste in sampling would change what `temperature` means here.
-            top_p=1.0,
+            top_p=self.options.top_p,
             top_k=0,
+            logits_processors=[_masks(form)] if form else None,
         ):
             if step.finish_reason is None:
                 ids.append(int(step.token))
@@ -122,11 +125,30 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             device=str(mx.default_device().type).rpartition(".")[2],
         )
 
+    def _form(self, constraint: Constraint | None) -> Form | None:
+        if constraint is None:
+            return None
+        if self._forms is None:
+            tokenizer = _tokenizer(self._processor)
+            self._forms = Forms(tokenizer, tokenizer.stopping_criteria.eos_token_ids, extra="mlx")
+        return self._forms.form(constraint, replies=1)
+
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = _tokenizer(self._processor).decode(
             ids, skip_special_tokens=self.options.skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def _masks(form: Form) -> Callable[[Any, Any], Any]:
+    """Return a form as mlx-vlm asks it: for the scores of one reply, after the tokens so far."""
+    import mlx.core as mx
+
+    def masks(tokens: Any, scores: Any) -> Any:
+        allowed = form.allowed([int(tokens.reshape(-1)[-1])], scores.shape[-1])
+        return mx.where(mx.array(allowed), scores, -float("inf"))
+
+    return masks
 
 
 def _tokenizer(processor: Any) -> Any:

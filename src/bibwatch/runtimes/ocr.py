@@ -98,7 +98,7 @@ class VisionOcr(Runtime[VisionOcrOptions]):
         if found.txts is None:
             return ()
         return tuple(
-            TextLine(text, float(score), _upright_box(corners).scaled(1 / factor))
+            TextLine(text, float(score), _upright_box(corners).scaled(1 / factor), _slope(corners))
             for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True)
         )
 
@@ -117,3 +117,10 @@ def _upright_box(corners: Any) -> Box:
     """Enclose a tilted quadrilateral of shape (4, 2)."""
     (x1, y1), (x2, y2) = corners.min(axis=0), corners.max(axis=0)
     return Box(float(x1), float(y1), float(x2), float(y2))
+
+
+def _slope(corners: Any) -> float | None:
+    """Return how far a tilted quadrilateral goes down for a pixel to the right; its corners go round from left top."""
+    left_above, right_above, right_below, left_below = corners
+    across, down = right_above + right_below - left_above - left_below
+    return float(down / across) if across > 0 else None

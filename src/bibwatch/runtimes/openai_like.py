@@ -110,6 +110,10 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
         except ValueError:
             return host == "localhost"
 
+    @property
+    def is_elsewhere(self) -> bool:
+        return not self.is_local
+
     def obstacle(self) -> str | None:
         """Knock at a server on this machine; others are not asked unless there is something to read."""
         if self.refused or not self.is_local:
@@ -193,6 +197,10 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             "temperature": options.temperature,  # always: without it a server takes the model's own, seldom 0
         }
         # What not every server knows is sent only where it is wanted.
+        if options.top_p < 1:
+            request["top_p"] = options.top_p
+        if options.seed is not None:
+            request["seed"] = options.seed
         if options.logprobs:
             request["logprobs"] = True
         if options.stop:

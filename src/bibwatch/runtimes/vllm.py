@@ -174,6 +174,8 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
             form = StructuredOutputsParams(regex=constraint.regex)
         return SamplingParams(
             temperature=self.options.temperature,
+            top_p=self.options.top_p,
+            seed=self.options.seed,
             max_tokens=self.options.max_new_tokens,
             stop=list(self.options.stop),
             skip_special_tokens=self.options.skip_special_tokens,

@@ -90,6 +90,7 @@ _PIECES = (
         "42",
         "0042",
     ),
+    *("<think>", "</think>", "There is no table, sorry.\n", '"error": "too dark"'),
 )
 _ANY_SIGN = st.characters(exclude_categories=())  # surrogates too: engines that decode token by token give them
 _ANY_TEXT = st.text(_ANY_SIGN, max_size=60)
@@ -115,6 +116,7 @@ class InterpreterConformance:
     """
 
     good: Sequence[tuple[Prediction, Any]] = ()
+    bad: Sequence[str] = ("I am sorry, but I cannot see this image.",)  # replies that are no answer
     prompt = "What is in this picture?"
 
     def make(self) -> Interpreter[Any, Any]:
@@ -158,6 +160,13 @@ class InterpreterConformance:
         for prediction, _ in self.good:
             with pytest.raises(ModelTruncatedError):
                 self.make().interpret(replace(prediction, finish=Finish.LENGTH), self.prompt)
+
+    def test_a_reply_that_is_no_answer_is_an_error(self) -> None:
+        if self._needs is not Gives.TEXT:
+            pytest.skip("an OCR does not reply")
+        for text in self.bad:
+            with pytest.raises(ModelReplyError):
+                self.make().interpret(Prediction(text=text), self.prompt)
 
     @pytest.mark.parametrize("text", ["", " \n\t", "\x00", "What is in this picture?", " what is in\nthis picture? "])
     def test_nothing_is_no_reply(self, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -90,12 +90,15 @@ class StageConformance:
     stage: type[Stage[Any]]
     interpreter: type[Interpreter[Any, Any]]
     gives: Gives = Gives.TEXT  # what the model answers with
+    model: Mapping[str, Any] = {}  # what else the model is
+    boxes: int = 0  # how many boxes there are in what the stage makes of `good`, at least
     good: Prediction  # one that the stage can use
     bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish=Finish.LENGTH)  # one that it cannot
 
     def make(self, *predictions: Prediction, **options: Any) -> Stage[Any]:
         """Return the stage with a model that gives these predictions, in turn."""
-        return scripted(self.stage, self.interpreter, *predictions, gives=self.gives, **options)
+        model = {**self.model, **options.pop("model", {})}
+        return scripted(self.stage, self.interpreter, *predictions, gives=self.gives, model=model, **options)
 
     def read(self, stage: Stage[Any], number: int = 1) -> list[Outcome]:
         """Have so many photos read."""
@@ -133,6 +136,20 @@ class StageConformance:
         (outcome,) = self.read(self.make(self.bad))
         assert isinstance(outcome.error, ModelReplyError)
 
+    def test_a_fault_in_the_runtime_or_the_interpreter_is_an_error_of_the_photo(self) -> None:
+        class Faulty(self.interpreter):  # type: ignore[name-defined, misc]
+            def interpret(self, prediction: Prediction, prompt: str = "") -> Any:
+                raise KeyError(prompt)
+
+        stage = self.make(self.good)
+        stage.interpreter = Faulty(stage.options.model_interpreter_options)
+        outcomes = self.read(stage, 2)
+        stage = self.make(self.good)
+        stage.runtime.predict_batch = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        for outcome in (*outcomes, *self.read(stage, 2)):
+            assert isinstance(outcome.error, ModelError)
+            assert "\n" not in str(outcome.error)
+
     def test_device_and_seconds_are_passed_on(self) -> None:
         good = Prediction(**{**vars(self.good), "device": "cuda:1", "seconds": 0.5})
         (outcome,) = self.read(self.make(good))
@@ -154,7 +171,9 @@ class StageConformance:
     def test_the_fingerprint_tells_what_changes_answers(self) -> None:
         same = {self.make(self.good, model={"batch_size": size}).options.fingerprint() for size in (1, 2)}
         assert len(same) == 1
-        assert self.make(self.good, prompt="What is this?").options.fingerprint() not in same
+        assert self.make(self.good, model={"longest_side": 640}).options.fingerprint() not in same
+        asked = self.make(self.good, prompt="What is this?").options.fingerprint()
+        assert (asked in same) == (self.gives is Gives.LINES), "only a model that is asked can answer otherwise"
 
     def test_options_survive_json(self) -> None:
         options = self.make(self.good, prompt="What?").options
@@ -170,11 +189,13 @@ class StageConformance:
             self.make(self.good, model={"stages": ["another"]})
 
     def test_boxes_are_in_pixels_of_the_photo_at_full_size(self) -> None:
-        frame = Frame(BoxConvention.NONE, 320, 240, sent=(320, 240))
+        frame = Frame(BoxConvention.REL1000, 320, 240, sent=(320, 240))
         stage = self.make(Prediction(**{**vars(self.good), "frame": frame}))
         (outcome,) = stage.read([photo(scale=2)])
         assert outcome.error is None
-        for box in _boxes(outcome):
+        boxes = _boxes(outcome)
+        assert len(boxes) >= self.boxes
+        for box in boxes:
             assert 0 <= box[0] < box[2] <= 640
             assert 0 <= box[1] < box[3] <= 480
 

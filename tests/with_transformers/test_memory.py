@@ -1,0 +1,326 @@
+"""What becomes of a batch when the device's memory is too small for it, and models that several runtimes share.
+
+There is no GPU where these mostly run: the shortage is injected at `generate` of a real tiny model, which for some
+tests is said to be on one. The last test exhausts the memory of a real one, where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from structlog.testing import capture_logs
+
+from bibwatch.drawing import photo
+from bibwatch.errors import ConfigurationError, ModelUnavailableError
+from bibwatch.runtimes.devices import is_out_of_memory
+from bibwatch.runtimes.hf_model import HfModel
+from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.local
+
+PROMPT = "Which bib?"
+BATCH = 6
+GPU = "cuda:0"
+
+
+def options(folder: Path, **settings: Any) -> VisionHfTransformersOptions:
+    plain: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": BATCH, "max_new_tokens": 6}
+    return VisionHfTransformersOptions.model_validate({"name": "x", "repo_id": str(folder), **plain, **settings})
+
+
+def texts(runtime: VisionHfTransformers, pictures: list[Image.Image]) -> list[str]:
+    return [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    return [photo((str(100 + number),), size=(90, 60)) for number in range(BATCH)]
+
+
+@pytest.fixture
+def expected(tiny_vlm: Path, pictures: list[Image.Image]) -> list[str]:
+    with VisionHfTransformers(options(tiny_vlm)) as runtime:
+        found = texts(runtime, pictures)
+    assert len(set(found)) > 1
+    return found
+
+
+@pytest.fixture
+def cramped(tiny_vlm: Path) -> Iterator[Callable[..., tuple[VisionHfTransformers, list[int]]]]:
+    """Load the tiny model with room for so many pictures; return the runtime and the batches that were tried."""
+    loaded = []
+
+    def cramped(room: int, shortage: Exception, **settings: Any) -> tuple[VisionHfTransformers, list[int]]:
+        runtime = VisionHfTransformers(options(tiny_vlm, **settings))
+        runtime.load()
+        loaded.append(runtime)
+        model, tried = runtime._model.model, []
+        generate = model.generate
+
+        def within_room(**how: Any) -> Any:
+            tried.append(len(how["input_ids"]))
+            if len(how["input_ids"]) > room:
+                raise shortage
+            return generate(**how)
+
+        model.generate = within_room
+        return runtime, tried
+
+    yield cramped
+    for runtime in loaded:
+        runtime.close()
+
+
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+class TestBatches:
+    @pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda exc: type(exc).__name__)
+    def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+        self,
+        cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
+        shortage: Exception,
+        pictures: list[Image.Image],
+        expected: list[str],
+    ) -> None:
+        runtime, tried = cramped(2, shortage)
+        assert texts(runtime, pictures) == expected
+        assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
+
+    def test_later_batches_start_with_what_fitted(
+        self,
+        cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
+        pictures: list[Image.Image],
+        expected: list[str],
+    ) -> None:
+        runtime, tried = cramped(3, SHORTAGES[0])
+        with capture_logs() as logs:
+            assert texts(runtime, pictures) == expected
+            assert texts(runtime, pictures) == expected
+        assert tried == [6, 3, 3, 3, 3]
+        assert [entry["event"] for entry in logs] == ["batch.halved"]
+
+    def test_one_picture_that_does_not_fit_costs_its_neighbours_nothing(
+        self, cramped: Callable[..., tuple[VisionHfTransformers, list[int]]], pictures: list[Image.Image]
+    ) -> None:
+        runtime, _ = cramped(0, SHORTAGES[0])
+        answers = list(runtime.predict_batch(pictures, PROMPT))
+        assert len(answers) == BATCH
+        for answer in answers:
+            assert isinstance(answer.error, ModelUnavailableError)
+            assert answer.device == "cpu"
+            assert str(answer.error).startswith("x: too little memory on cpu for one picture (CUDA out of memory.")
+
+    def test_other_errors_are_no_shortage(
+        self, cramped: Callable[..., tuple[VisionHfTransformers, list[int]]], pictures: list[Image.Image]
+    ) -> None:
+        runtime, tried = cramped(0, RuntimeError("shapes cannot be multiplied"))
+        answers = list(runtime.predict_batch(pictures, PROMPT))
+        assert tried == [6] + [1] * BATCH
+        assert {str(answer.error) for answer in answers} == {"x: shapes cannot be multiplied"}
+
+
+class TestFallingBack:
+    """The model is on the CPU, and said to be on a GPU that has room for nothing."""
+
+    def test_the_model_moves_to_the_cpu_once_and_nothing_is_lost(
+        self,
+        cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
+        pictures: list[Image.Image],
+        expected: list[str],
+    ) -> None:
+        runtime, tried = cramped(0, SHORTAGES[0])
+        runtime._model.device = GPU
+        with capture_logs() as logs:
+            answers = list(runtime.predict_batch(pictures, PROMPT))
+            assert texts(runtime, pictures) == expected
+        assert [answer.text for answer in answers] == expected
+        assert {answer.device for answer in answers} == {"cpu"}
+        assert tried == [6, 3, 1]  # the model loaded anew has its own `generate`
+        (warning,) = [entry for entry in logs if entry["event"] == "device.fallback"]
+        assert (warning["wanted"], warning["taken"], warning["log_level"]) == (GPU, "cpu", "warning")
+        assert "out of memory" in warning["reason"]
+        assert runtime._most == BATCH
+
+    def test_what_the_device_answered_says_so(
+        self,
+        cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
+        pictures: list[Image.Image],
+        expected: list[str],
+    ) -> None:
+        runtime, _ = cramped(0, SHORTAGES[0], batch_size=1)
+        runtime._model.device = GPU
+        generate = type(runtime._model.model).generate
+        model, calls = runtime._model.model, iter(range(2))
+
+        def twice(**how: Any) -> Any:
+            if next(calls, None) is None:
+                raise SHORTAGES[0]
+            return generate(model, **how)
+
+        model.generate = twice
+        answers = list(runtime.predict_batch(pictures, PROMPT))
+        assert [answer.device for answer in answers] == [GPU] * 2 + ["cpu"] * 4
+        assert [answer.text for answer in answers] == expected
+
+    @pytest.mark.parametrize("settings", [{"device_fallback": False}, {"supported_devices": ["cuda"]}], ids=str)
+    def test_or_it_is_the_error_of_the_pictures_that_do_not_fit(
+        self,
+        tiny_vlm: Path,
+        pictures: list[Image.Image],
+        settings: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        with VisionHfTransformers(options(tiny_vlm)) as runtime:
+            runtime._model.device = GPU
+            monkeypatch.setattr(runtime._model, "_options", options(tiny_vlm, **settings))
+            monkeypatch.setattr(runtime._model.model, "generate", _raise(SHORTAGES[0]))
+            answers = list(runtime.predict_batch(pictures[:2], PROMPT))
+            assert runtime._model.device == GPU
+        assert [type(answer.error) for answer in answers] == [ModelUnavailableError] * 2
+        assert all("device_fallback = true" in str(answer.error) for answer in answers)
+
+    def test_a_model_too_large_for_the_device_is_loaded_on_the_cpu(
+        self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch, pictures: list[Image.Image], expected: list[str]
+    ) -> None:
+        """The device is said to be there, and the shortage to be where weights are brought to it."""
+        asked = _small_gpu(monkeypatch)
+        with capture_logs() as logs, VisionHfTransformers(options(tiny_vlm, device=GPU)) as runtime:
+            assert texts(runtime, pictures) == expected
+            assert runtime._model.device == "cpu"
+        assert asked == [GPU, "cpu"]
+        assert [entry["event"] for entry in logs] == ["device.fallback"]
+
+    def test_or_is_a_configuration_that_cannot_work(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _small_gpu(monkeypatch)
+        with pytest.raises(ConfigurationError, match=r"^preset x: .* cannot be loaded: CUDA out of memory"):
+            VisionHfTransformers(options(tiny_vlm, device=GPU, device_fallback=False)).load()
+
+
+def _raise(error: Exception) -> Callable[..., Any]:
+    def fail(**_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def _small_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Say that there is a GPU, with too little memory for any model; return the devices that models are put on."""
+    monkeypatch.setattr("bibwatch.runtimes.hf_model.choose_device", lambda wanted, *_, **__: wanted)
+    on_device = HfModel._on_device
+    asked = []
+
+    def small(self: HfModel, device: str) -> Any:
+        asked.append(str(device))
+        if device == GPU:
+            raise SHORTAGES[0]
+        return on_device(self, device)
+
+    monkeypatch.setattr(HfModel, "_on_device", small)
+    return asked
+
+
+class TestSharing:
+    @pytest.fixture
+    def loads(self, monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> list[str]:
+        """Count how often weights are really read, from when it is known what they should say."""
+        del expected
+        from transformers import AutoModelForImageTextToText
+
+        read = AutoModelForImageTextToText.from_pretrained
+        loads: list[str] = []
+        monkeypatch.setattr(
+            AutoModelForImageTextToText,
+            "from_pretrained",
+            lambda folder, **how: loads.append(str(folder)) or read(folder, **how),
+        )
+        return loads
+
+    def test_a_model_is_loaded_once_whoever_asks(
+        self, tiny_vlm: Path, loads: list[str], pictures: list[Image.Image], expected: list[str]
+    ) -> None:
+        one = VisionHfTransformers(options(tiny_vlm, name="one"))
+        other = VisionHfTransformers(options(tiny_vlm, name="other", max_new_tokens=3, batch_size=2))
+        with one, other:
+            assert one._model is other._model
+            assert texts(one, pictures) == expected
+            short = list(other.predict_batch(pictures, PROMPT))
+            assert {len(answer.tokens) for answer in short} == {3}
+            other.close()
+            assert texts(one, pictures) == expected
+        assert loads == [str(tiny_vlm)]
+
+    def test_the_last_one_lets_it_go(self, tiny_vlm: Path, loads: list[str]) -> None:
+        one, other = VisionHfTransformers(options(tiny_vlm)), VisionHfTransformers(options(tiny_vlm))
+        with one, other:
+            held = one._model
+        assert held.model is None
+        with one:
+            assert one._model is not held
+        assert len(loads) == 2
+
+    @pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"device_fallback": False}], ids=str)
+    def test_another_model_is_another(self, tiny_vlm: Path, loads: list[str], settings: dict[str, Any]) -> None:
+        with VisionHfTransformers(options(tiny_vlm)) as one, VisionHfTransformers(options(tiny_vlm, **settings)) as two:
+            assert one._model is not two._model
+        assert len(loads) == 2
+
+    def test_threads_that_ask_at_once_get_one_and_take_turns(
+        self, tiny_vlm: Path, loads: list[str], pictures: list[Image.Image], expected: list[str]
+    ) -> None:
+        runtimes = [VisionHfTransformers(options(tiny_vlm)) for _ in range(4)]
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda runtime: texts(runtime, pictures), runtimes * 2))
+        for runtime in runtimes:
+            runtime.close()
+        assert found == [expected] * 8
+        assert len(loads) == 1
+
+    def test_a_runtime_that_cannot_use_it_does_not_hold_it(self, tiny_vlm: Path, loads: list[str]) -> None:
+        with pytest.raises(ConfigurationError, match="max_pixels"):
+            VisionHfTransformers(options(tiny_vlm, max_pixels=9999)).load()
+        with VisionHfTransformers(options(tiny_vlm)):
+            pass
+        assert len(loads) == 2
+
+
+def test_what_is_a_shortage() -> None:
+    assert all(is_out_of_memory(shortage) for shortage in SHORTAGES)
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("device-side assert triggered"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_full_gpu_gives_way_to_the_cpu(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    """The memory of the GPU is filled up for real, after the model was loaded."""
+    with VisionHfTransformers(options(tiny_vlm, device="cuda")) as runtime:
+        on_gpu = list(runtime.predict_batch(pictures, PROMPT))
+        torch.cuda.empty_cache()
+        hog = []
+        for size in (2**30, 2**26, 2**22, 2**20):
+            try:
+                while True:
+                    hog.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+            except torch.OutOfMemoryError:
+                pass
+        large = [picture.resize((1800, 1200)) for picture in pictures]
+        with capture_logs() as logs:
+            answers = list(runtime.predict_batch(large, PROMPT))
+        del hog
+    assert {answer.device for answer in on_gpu} == {"cuda:0"}
+    assert [answer.error for answer in answers] == [None] * BATCH
+    assert answers[-1].device == "cpu"
+    assert [entry["event"] for entry in logs].count("device.fallback") == 1
