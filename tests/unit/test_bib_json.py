@@ -95,6 +95,40 @@ def test_anything_else_is_an_error_and_not_no_bib(text: str) -> None:
         interpret(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"bibs": [], "error": "image too dark"}',
+        '{"bib": null, "message": "image too dark"}',
+        '```json\n{"bibs": [], "reason": "image too dark"}\n```',
+    ],
+)
+def test_no_bib_and_a_reason_is_an_error_with_that_reason(text: str) -> None:
+    with pytest.raises(ModelReplyError, match="image too dark"):
+        interpret(text)
+    assert texts('{"bibs": ["42"], "message": "image too dark"}') == ["42"]
+
+
+def test_thoughts_are_no_answer() -> None:
+    text = '<think>{"bibs": [{"number": "1111"}]}? no</think>{"bibs": [{"number": "77"}]}'
+    assert texts(text) == ["77"]
+
+
+@pytest.mark.parametrize(
+    ("text", "confidences"),
+    [
+        ('{"bibs": ["1111"]} no, {"bibs": ["77"]}', {"1111": 0.5, "77": 0.5}),
+        ('{"bibs": ["1111"]}\n{"bibs": ["77"]}', {"1111": 0.5, "77": 0.5}),
+        ('```\n{"bib": "1111"}\n```\nor\n```\n{"bib": "77"}\n```', {"1111": 0.5, "77": 0.5}),
+        ('{"bibs": ["77"]} or {"bibs": []}', {"77": 0.5}),
+        ('{"bib": "1111"}\n{"bib": "77"}', {"1111": 0.9, "77": 0.9}),
+        ('{"bibs": ["77"]} Again: {"bibs": ["77"]}', {"77": 0.9}),
+    ],
+)
+def test_bibs_of_answers_that_differ_are_half_sure_at_most(text: str, confidences: dict[str, float]) -> None:
+    assert {bib.text: bib.confidence for bib in interpret(text, unknown_confidence=0.9)} == confidences
+
+
 def test_the_example_of_the_prompt_is_no_answer() -> None:
     with pytest.raises(ModelReplyError, match="the reply repeats the example of the prompt: 256"):
         interpret('{"bib": 256}', _PROMPT)
@@ -167,6 +201,11 @@ def test_each_bib_has_its_own_occurrence() -> None:
         ("42", 0.9), ('"},{"number": ', 1), ("43", 0.7), ("}]}", 1),
     )  # fmt: skip
     assert [(bib.text, round(bib.confidence, 6)) for bib in told(*tokens)] == [("142", 0.1), ("42", 0.9), ("43", 0.7)]
+
+
+def test_a_bib_in_the_thoughts_is_not_the_one_in_the_answer() -> None:
+    (bib,) = told(('<think>{"bib": "', 1), ("42", 0.1), ('"}?</think>{"bib": "', 1), ("42", 0.9), ('"}', 1))
+    assert bib.confidence == pytest.approx(0.9)
 
 
 def test_tokens_that_lack_the_bib_say_nothing_of_it() -> None:

@@ -126,6 +126,10 @@ def test_code_with_fences_in_it_gets_a_longer_one() -> None:
     assert read("<code><_Markdown_>```\na\n```</code>").markdown() == "````markdown\n```\na\n```\n````"
 
 
+def test_breaks_between_pages_are_no_text() -> None:
+    assert read("<text>Anna</text><page_break><text>Berta</text><page_break>").markdown() == "Anna\n\nBerta"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -136,6 +140,9 @@ def test_code_with_fences_in_it_gets_a_longer_one() -> None:
             "<text>Anna</doctag>",
             "</text>",
             "<text>Anna</text></text>",
+            "Here it is: <text>Anna</text>",
+            "<text>Anna</text> lost",
+            "<doctag><text>Anna</text></doctag> lost",
         ),
         *("<doctag><otsl><fcel>1<nl></doctag>", "<doctag><code>x</doctag>", "<otsl>" * 2000),
     ],

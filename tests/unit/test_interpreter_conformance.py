@@ -38,6 +38,7 @@ class TestBibJson(InterpreterConformance):
         (replied('```json\n{"bib": 0042}\n```'), (Bib("0042", 0.5, None),)),
         (replied('{"bibs": []}'), ()),
     )
+    bad = (*InterpreterConformance.bad, '{"bibs": [], "error": "The image is too dark."}', "{}")
 
     def make(self) -> BibJson:
         return BibJson(BibJsonOptions())
@@ -60,6 +61,7 @@ class TestBibLines(InterpreterConformance):
 
 
 class TestPlainText(InterpreterConformance):
+    bad = ()  # any words are text
     good = ((replied("A runner."), "A runner."), (replied("```markdown\n# Results\n```"), "# Results"))
 
     def make(self) -> PlainText:
@@ -72,6 +74,7 @@ class TestCodeBlock(InterpreterConformance):
         (replied("<_Python_> print(42)"), Code("Python", "print(42)")),
         (replied("print(42)"), Code("", "print(42)")),
     )
+    bad = (*InterpreterConformance.bad, "I cannot see any code.")
 
     def make(self) -> CodeBlock:
         return CodeBlock(CodeBlockOptions())
@@ -81,6 +84,8 @@ class TestCodeBlock(InterpreterConformance):
 
 
 class _Tables(InterpreterConformance):
+    bad = (*InterpreterConformance.bad, "There is no table, sorry.\nThe photo shows runners, cheering.")
+
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
         widths = {len(row) for row in value.rows}
         assert len(widths) == 1
@@ -167,6 +172,14 @@ class TestTheConformanceTestsThemselves:
         self.Sloppy().test_good_predictions_have_their_values()
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
             self.Sloppy().test_a_reply_that_was_cut_off_is_an_error_that_says_so()
+
+    def test_a_reply_that_is_no_answer_and_is_taken_is_found(self) -> None:
+        class Trusting(self.Sloppy):  # type: ignore[misc, name-defined]
+            def make(self) -> PlainText:
+                return PlainText(PlainTextOptions())
+
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            Trusting().test_a_reply_that_is_no_answer_is_an_error()
 
     def test_a_class_without_good_predictions_is_found(self) -> None:
         with pytest.raises(AssertionError, match="names no good prediction"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
-from bibwatch.interpreters.replies import Fenced, clean, fences, json_value, reply, unfenced
+from bibwatch.interpreters.replies import Fenced, Json, clean, fences, json_values, reply, unfenced
 from bibwatch.runtimes.base import Finish, Prediction
 
 _NO_VALUE = re.compile(r"no JSON in the reply|the JSON of the reply does not end")
@@ -54,9 +54,23 @@ def test_a_reply_that_was_cut_off_names_the_setting() -> None:
         reply(prediction, "")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["<think>| a | b |</think>A runner.", "<think>\n\n</think>\n\nA runner.", "Hm, a dog?</think>A runner.<|im_end|>"],
+)
+def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_reply(text: str) -> None:
+    assert reply(Prediction(text=text), "What is there?") == "A runner."
+
+
+@pytest.mark.parametrize("text", ["<think>A runner.", "<think>A runner.</think>", "<think>a</think> What is there?"])
+def test_thoughts_without_an_answer_are_an_error(text: str) -> None:
+    with pytest.raises(ModelReplyError, match=r"thoughts and no answer|blank|repeats the prompt"):
+        reply(Prediction(text=text), "What is there?")
+
+
 def test_an_error_keeps_only_the_first_characters_on_one_line() -> None:
     with pytest.raises(ModelReplyError) as found:
-        json_value("words\n" * 100)
+        json_values("words\n" * 100)
     assert len(str(found.value)) < 150
     assert "\n" not in str(found.value)
 
@@ -95,22 +109,37 @@ def test_fences_name_their_language() -> None:
         ('In {braces} or [brackets]: {"bib": "}42]"}', {"bib": "}42]"}),
         ('{"bib": "4\\"2"}', {"bib": '4"2'}),
         ('{"a": {"b": [1, {"c": null}]}} and more', {"a": {"b": ["1", {"c": None}]}}),
-        ('{"bib": "42"}\n{"bib": "43"}', [{"bib": "42"}, {"bib": "43"}]),
-        ("```\n[1]\n```\n```\n[2]\n```", [["1"], ["2"]]),
         ('{"text": "two\nlines"}', {"text": "two\nlines"}),
     ],
 )
 def test_json_is_found_wherever_it_is(text: str, value: Any) -> None:
-    assert json_value(text) == value
+    assert json_values(text) == Json([value], scattered=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "scattered"),
+    [
+        ('{"bib": "42"}\n{"bib": "43"}', [{"bib": "42"}, {"bib": "43"}], False),
+        ('Here:\n```\n{"bib": "42"},\n{"bib": "43"}\n```', [{"bib": "42"}, {"bib": "43"}], False),
+        ('{"bib": "42"}\n{"bib": "42"}', [{"bib": "42"}, {"bib": "42"}], False),
+        ("```\n[1]\n```\n```\n[2]\n```", [["1"], ["2"]], True),
+        ("[1], no: [2]", [["1"], ["2"]], True),
+        ("[1], yes: [1]", [["1"]], False),
+        ("```\n[1]\n```\nOr:\n```\n[1]\n```", [["1"]], False),
+    ],
+)
+def test_several_values_are_a_list_only_if_nothing_is_between_them(
+    text: str,
+    values: list[Any],
+    scattered: bool,  # noqa: FBT001
+) -> None:
+    assert json_values(text) == Json(values, scattered)
 
 
 @pytest.mark.parametrize("number", ["42", "0042", "00", "-7", "1.50", "1e5", "1e999", "9" * 5000])
 def test_numbers_stay_as_printed(number: str) -> None:
-    assert json_value(f'{{"a": {number}, "b": "{number}", "c": [{number}]}}') == {
-        "a": number,
-        "b": number,
-        "c": [number],
-    }
+    (value,) = json_values(f'{{"a": {number}, "b": "{number}", "c": [{number}]}}').values
+    assert value == {"a": number, "b": number, "c": [number]}
 
 
 @pytest.mark.parametrize(
@@ -130,13 +159,12 @@ def test_numbers_stay_as_printed(number: str) -> None:
 )
 def test_what_is_no_json_is_an_error_and_never_a_part_of_it(text: str) -> None:
     with pytest.raises(ModelReplyError, match=_NO_VALUE):
-        json_value(text)
+        json_values(text)
 
 
 def test_escapes_do_not_bring_back_what_cannot_be_stored() -> None:
-    assert json_value('{"a\\u0000": ["\\ud800", "4\\u00002", "\\ud83c\\udfc3"]}') == {
-        "a": ["\ufffd", "42", "\U0001f3c3"]
-    }
+    (value,) = json_values('{"a\\u0000": ["\\ud800", "4\\u00002", "\\ud83c\\udfc3"]}').values
+    assert value == {"a": ["\ufffd", "42", "\U0001f3c3"]}
 
 
 _JSON = st.recursive(
@@ -162,7 +190,7 @@ def test_json_comes_back_from_whatever_is_around_it(value: Any, around: str) -> 
                 return {clean(key): cleaned(item) for key, item in part.items()}
         return part
 
-    assert json_value(around.replace("{}", json.dumps(value), 1)) == cleaned(value)
+    assert json_values(around.replace("{}", json.dumps(value), 1)).values == [cleaned(value)]
 
 
 @settings(deadline=None)
@@ -191,9 +219,24 @@ def test_an_empty_fence_is_no_text_and_no_code(text: str) -> None:
         ("<_Python_> print(42)", Code("Python", "print(42)")),
         ("<_C++_>\n  int x;\n", Code("C++", "  int x;")),
         ("<code><loc_1><loc_2><loc_3><loc_4><_Bash_>ls -l</code>", Code("Bash", "ls -l")),
-        ("ls -l", Code("", "ls -l")),
+        ("print(42)", Code("", "print(42)")),
+        ("<code>ls -l</code>", Code("", "ls -l")),
         ("x = '<_y_>'", Code("", "x = '<_y_>'")),
     ],
 )
 def test_code_and_its_language(text: str, code: Code) -> None:
     assert CodeBlock(CodeBlockOptions()).interpret(Prediction(text=text)) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("I cannot see any code.", "no code"),
+        ("There is no code (only runners) here; sorry.", "no code"),
+        ("A photo of runners", "no code"),
+        ("```python\na = 1\n```\nOr:\n```python\na = 2\n```", "2 pieces of code"),
+    ],
+)
+def test_words_are_no_code_and_two_pieces_are_not_one(text: str, message: str) -> None:
+    with pytest.raises(ModelReplyError, match=message):
+        CodeBlock(CodeBlockOptions()).interpret(Prediction(text=text))

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import random
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from bibwatch.errors import ModelReplyError
-from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
+from bibwatch.interpreters.table import Doubt, Table, TableLines, TableLinesOptions, TableText, TableTextOptions
 from bibwatch.runtimes.base import Box, Prediction, TextLine
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 
@@ -104,6 +106,11 @@ def test_cells_over_several_columns_and_rows_keep_the_others_in_place() -> None:
         ("<table></table><table></table>", "2 tables"),
         ("<otsl><ched>a<ched>b<nl>", "does not end"),
         ('a,b\n"1,2', "no table"),
+        ("There is no table, sorry.\nThe photo shows runners, cheering.", "no table"),
+        ("Sorry, there is none\nOnly runners, and a dog", "no table"),
+        ("```\na,b\n1,2\n```\n```\na,b\n3,4\n```", "2 blocks"),
+        ("```\na,b\n1,2\n```\n| a | b |\n|---|---|\n| 3 | 4 |", "2 blocks"),
+        ('[{"a": 1}] or [{"a": 2}]', "2 tables"),
     ],
 )
 def test_what_is_no_table(text: str, message: str) -> None:
@@ -157,11 +164,11 @@ def lay(grid: list[list[str]], lefts: list[float], degrees: float = 0.0, *, alig
             width, height = 12.0 * len(cell), 24.0
             x, y = left + (0.5 - align) * width, 100.0 + 44 * number
             across, down = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
-            high = height + width * abs(math.sin(turn))
+            high = height * abs(math.cos(turn)) + width * abs(math.sin(turn))
+            width = width * abs(math.cos(turn)) + height * abs(math.sin(turn))
             if cell:
-                lines.append(
-                    TextLine(cell, 0.99, Box(across - width / 2, down - high / 2, across + width / 2, down + high / 2))
-                )
+                box = Box(across - width / 2, down - high / 2, across + width / 2, down + high / 2)
+                lines.append(TextLine(cell, 0.99, box, slope=math.tan(turn)))
     return lines
 
 
@@ -189,7 +196,7 @@ _LEFTS = [50.0, 180, 320, 620, 860]
 _EXPECTED = Table(tuple(_SHEET[0]), tuple(map(tuple, _SHEET[1:])))
 
 
-@pytest.mark.parametrize("degrees", [-5, -2, -1, 0, 0.5, 1, 2, 5])
+@pytest.mark.parametrize("degrees", [-12, -5, -2, -1, 0, 0.5, 1, 2, 5, 12])
 @pytest.mark.parametrize("align", [0, 1])
 def test_lines_of_a_tilted_sheet(degrees: float, align: float) -> None:
     edges = [110.0, 250, 560, 760, 930] if align else _LEFTS
@@ -222,15 +229,81 @@ def test_a_title_and_a_footer_are_no_rows() -> None:
     assert lines_read([title, narrow, *lines, footer]) == _EXPECTED
 
 
-def test_lines_the_model_is_unsure_of_are_left_out() -> None:
-    smudge = TextLine("%%", 0.3, Box(700, 400, 720, 424))
-    lines = lay(_SHEET, _LEFTS)
-    assert lines_read([*lines, smudge], min_score=0.5) == _EXPECTED
+@pytest.mark.parametrize("confidence", [0.3, 0.49, math.nan])
+def test_a_cell_that_is_too_unsure_is_empty_and_doubtful(confidence: float) -> None:
+    smudge = TextLine("%%", confidence, Box(700, 396, 720, 420))
+    elsewhere = TextLine("%%", confidence, Box(700, 10, 720, 30))
+    table = lines_read([*lay(_SHEET, _LEFTS), smudge, elsewhere])
+    sure = 0.0 if math.isnan(confidence) else confidence
+    assert table == replace(_EXPECTED, doubts=(Doubt(6, 3, "%%", sure),))
+
+
+def test_an_unsure_cell_is_doubtful_and_stays() -> None:
+    lines = [replace(line, score=0.7) if line.text in {"0815", "Name"} else line for line in lay(_SHEET, _LEFTS)]
+    doubts = (Doubt(None, 2, "Name", 0.7), Doubt(4, 1, "0815", 0.7))
+    assert lines_read(lines) == replace(_EXPECTED, doubts=doubts)
+    assert lines_read(lines, sure=0.7) == _EXPECTED
+    without_header = [line for line in lines if line.box.y1 > 110]
+    assert lines_read(without_header, header=False).doubts == (Doubt(4, 1, "0815", 0.7),)
+
+
+def test_a_sheet_most_of_which_is_unsure_is_an_error() -> None:
+    with pytest.raises(ModelReplyError, match="too unsure"):
+        lines_read([replace(line, score=0.7) for line in lay(_SHEET, _LEFTS)])
 
 
 def test_lines_without_a_header() -> None:
     table = lines_read(lay(_SHEET[1:], _LEFTS), header=False)
     assert table == Table((), _EXPECTED.rows)
+
+
+@pytest.mark.parametrize("degrees", [0, 2, -4])
+def test_one_row_is_a_table(degrees: float) -> None:
+    table = lines_read(lay([_SHEET[1]], _LEFTS, degrees), header=False)
+    assert table == Table((), _EXPECTED.rows[:1])
+    assert lines_read(lay(_SHEET[:2], _LEFTS, degrees)) == Table(_EXPECTED.header, _EXPECTED.rows[:1])
+
+
+def test_a_header_that_names_one_column_is_a_header() -> None:
+    grid = [["Bib", ""], ["0042", "Anna"], ["0815", "Berta"], ["1024", "Clara"]]
+    assert lines_read(lay(grid, [50.0, 200])) == Table(("Bib", ""), tuple(map(tuple, grid[1:])))
+
+
+def test_one_column_is_a_table() -> None:
+    grid = [["Bib"], ["0042"], ["M1234"], ["7"]]
+    assert lines_read(lay(grid, [50.0])) == Table(("Bib",), (("0042",), ("M1234",), ("7",)))
+
+
+@pytest.mark.parametrize("degrees", [-90, -60, -45, -30, -17, 17, 20, 25, 45, 60, 90])
+def test_a_sheet_tilted_too_far_is_an_error(degrees: float) -> None:
+    with pytest.raises(ModelReplyError, match=r"tilted too far|on end|no table"):
+        lines_read(lay(_SHEET, _LEFTS, degrees))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-90, 90), st.sampled_from([_LEFTS, [50.0, 120, 190, 620, 860], [50.0, 450, 850, 1250, 1650]]))
+def test_a_sheet_is_right_or_an_error_at_any_tilt(degrees: float, lefts: list[float]) -> None:
+    with suppress(ModelReplyError):
+        assert lines_read(lay(_SHEET, lefts, degrees)) == _EXPECTED
+
+
+def test_text_all_over_a_photo_is_no_table() -> None:
+    """As far apart, as large and as small as on shirts and banners."""
+    placed = [
+        ("FINISH", 300, 20, 60), ("10 km", 620, 40, 40), ("1042", 120, 300, 48), ("1187", 420, 310, 30),
+        ("CITY RUN", 110, 260, 16), ("CITY RUN", 415, 290, 12), ("31:02", 700, 120, 40), ("203", 600, 420, 36),
+    ]  # fmt: skip
+    lines = [TextLine(text, 0.99, Box(x, y, x + 0.5 * height * len(text), y + height)) for text, x, y, height in placed]
+    with pytest.raises(ModelReplyError, match=r"no table|not in rows"):
+        lines_read(lines)
+
+
+def test_lines_one_over_another_are_no_row() -> None:
+    lines = lay(_SHEET, _LEFTS)
+    (name,) = [line for line in lines if line.text == "Anna Keller"]
+    moved = Box(name.box.x1, name.box.y1 + 8, name.box.x2, name.box.y2 + 8)
+    with pytest.raises(ModelReplyError, match="no table"):
+        lines_read([*lines, TextLine("Berta", 0.99, moved)])
 
 
 @pytest.mark.parametrize("texts", [[], ["FINISH"], ["one", "below", "the other"]])
@@ -259,7 +332,16 @@ def sheet(*, degrees: float = 0.0, rules: bool = False) -> Image.Image:
     return image.rotate(-degrees, Image.Resampling.BICUBIC, fillcolor="white")
 
 
-@pytest.mark.parametrize(("degrees", "rules"), [(0, False), (0, True), (1, False), (-1, True), (2, False), (-2, False)])
+@pytest.mark.parametrize(
+    ("degrees", "rules"), [(0, False), (0, True), (-1, True), (2, False), (-6, False), (12, False)]
+)
 def test_a_drawn_results_sheet_comes_back_exactly(degrees: float, rules: bool) -> None:  # noqa: FBT001
     (prediction,) = ocr().predict_batch([sheet(degrees=degrees, rules=rules)], "")
     assert TableLines(TableLinesOptions()).interpret(prediction) == _EXPECTED
+
+
+@pytest.mark.parametrize("degrees", [25, 90])
+def test_a_drawn_sheet_tilted_too_far_is_an_error(degrees: float) -> None:
+    (prediction,) = ocr().predict_batch([sheet(degrees=degrees)], "")
+    with pytest.raises(ModelReplyError, match=r"tilted too far|on end"):
+        TableLines(TableLinesOptions()).interpret(prediction)

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from bibwatch.runtimes.base import Box, Gives, Prediction
+from bibwatch.runtimes.base import Box, Constraint, Gives, Prediction
 
 
 class InterpreterOptions(BaseModel):
@@ -17,6 +17,8 @@ class InterpreterOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     needs: ClassVar[Gives] = Gives.TEXT
+    # What kind of value comes of it, such as "bibs"; a stage takes interpreters of the kinds it knows.
+    yields: ClassVar[str] = ""
 
     kind: str
 
@@ -44,6 +46,11 @@ class Interpreter(ABC, Generic[OptionsT, ValueT]):
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What a reply has to look like to be understood; None if any text may be."""
+        return None
 
     @abstractmethod
     def interpret(self, prediction: Prediction, prompt: str = "") -> ValueT:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
@@ -18,21 +19,24 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
 from bibwatch.interpreters.bibs import BibOptions, surest
-from bibwatch.interpreters.replies import json_value, quoted, reply, unfenced
-from bibwatch.runtimes.base import Box, Frame, Prediction, Token
+from bibwatch.interpreters.replies import Json, answer_start, json_values, quoted, reply, unfenced
+from bibwatch.runtimes.base import Box, Constraint, Frame, Prediction, Token
 
 _LISTS = ("bibs", "bib_numbers", "numbers")  # names models give the list, and the number in an entry of it
 _NUMBERS = ("number", "bib", "bib_number")
 _BOXES = ("box", "bbox", "bbox_2d")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _NONE = {"none", "null", "n/a", "no bib", "no bibs"}
-_ILLEGIBLE_AT_MOST = 0.5
+_TROUBLES = ("error", "message", "reason")  # what a model may say beside an empty list: it could not look
+_DOUBTFUL_AT_MOST = 0.5
 _LABEL = re.compile(r"^(?:bib|number|no\.?|nr\.?|[#№:\s])+", re.IGNORECASE)  # that models put before a number
 _SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
 
 
 class BibJsonOptions(BibOptions):
     """Which numbers of a reply are bibs, and how sure they are."""
+
+    yields: ClassVar[str] = "bibs"
 
     kind: Literal["bib_json"] = "bib_json"
     unknown_confidence: float = Field(
@@ -53,7 +57,7 @@ class _Entry(BaseModel):
         stated = _number(self.confidence)
         without = min(stated, unknown) if stated is not None and 0 <= stated <= 1 else unknown
         sure = without if tokens is None else tokens
-        return min(sure, _ILLEGIBLE_AT_MOST) if str(self.legible).lower() in {"false", "no"} else sure
+        return min(sure, _DOUBTFUL_AT_MOST) if str(self.legible).lower() in {"false", "no"} else sure
 
 
 class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
@@ -63,6 +67,10 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
     """
 
     options_type: ClassVar[type[InterpreterOptions]] = BibJsonOptions
+
+    @property
+    def constraint(self) -> Constraint:
+        return Constraint(json_schema=self.schema)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -76,9 +84,14 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
         text = reply(prediction, prompt)
         if _says_none(unfenced(text)):
             return ()
-        entries = _entries(json_value(text), text)
+        found = json_values(text)
+        entries = _entries(found.values, text)
         named = [entry for entry in entries if entry.number and not _says_none(entry.number)]
+        if not named and (trouble := _trouble(found.values)):
+            raise ModelReplyError(f"the model names no bibs and says: {quoted(trouble)}")
         bibs = self._bibs(named, prediction)
+        if _contradicts_itself(found):
+            bibs = [replace(bib, confidence=min(bib.confidence, _DOUBTFUL_AT_MOST)) for bib in bibs]
         answered = [bib for bib in bibs if bib.text not in _words(prompt)]
         if bibs and not answered:
             raise ModelReplyError(f"the reply repeats the example of the prompt: {bibs[0].text}")
@@ -105,7 +118,7 @@ class _Sureness:
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
         self._text = "".join(token.text for token in tokens)
-        self._position = 0
+        self._position = answer_start(self._text)
 
     def of_next(self, printed: str) -> float | None:
         """Return the probability of the tokens of the next occurrence of a number; None if that is not known."""
@@ -145,6 +158,19 @@ def _entries(value: Any, text: str) -> list[_Entry]:
                 numbers = [None] if entry.number is None else _numbers(entry.number)
                 return [entry.model_copy(update={"number": number}) for number in numbers]
     raise ModelReplyError(f"the reply names no bibs in any known way: {quoted(text)}")
+
+
+def _trouble(values: Sequence[Any]) -> str:
+    """Return what a reply says went wrong; "" if it says nothing of the kind."""
+    said = [value[name] for value in values if isinstance(value, dict) for name in _TROUBLES if name in value]
+    return " ".join(text for text in said if isinstance(text, str)).strip()
+
+
+def _contradicts_itself(found: Json) -> bool:
+    """Tell whether a reply has several answers: drafts and corrections, not one bib a line."""
+    one_each = all(isinstance(value, dict) and not value.keys() & set(_LISTS) for value in found.values)
+    several = any(value != found.values[0] for value in found.values)
+    return several and (found.scattered or not one_each)
 
 
 def _numbers(text: str) -> list[str]:

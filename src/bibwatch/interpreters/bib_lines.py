@@ -18,6 +18,7 @@ class BibLinesOptions(BibOptions):
     """Which lines of text are bibs."""
 
     needs: ClassVar[Gives] = Gives.LINES
+    yields: ClassVar[str] = "bibs"
 
     kind: Literal["bib_lines"] = "bib_lines"
     min_confidence: float = Field(default=0.85, ge=0, le=1, description="Lines less sure than this are not bibs.")

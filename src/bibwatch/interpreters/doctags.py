@@ -66,6 +66,8 @@ class Document:
 class DocTagsOptions(InterpreterOptions):
     """Nothing to choose."""
 
+    yields: ClassVar[str] = "document"
+
     kind: Literal["doctags"] = "doctags"
 
 
@@ -103,6 +105,7 @@ class _Page:
                 raise ModelReplyError(f"</{tag['label']}> ends nothing in the reply's DocTags: {quoted(text)}")
         if self._opened:
             raise ModelReplyError(f"<{self._opened[-1][0]}> does not end in the reply's DocTags: {quoted(text)}")
+        self._say(text[position:])
 
     def _begin(self, label: str) -> None:
         has_element = not re.fullmatch(_AROUND, label)
@@ -116,7 +119,11 @@ class _Page:
 
     def _say(self, text: str) -> None:
         """Take in what stands between two tags: the text of what is open, or text of its own."""
-        if not self._opened or not text.strip():
+        if not text.strip():
+            return
+        if not self._opened:
+            if plain := _plain(text):
+                raise ModelReplyError(f"text outside of any DocTags in the reply: {quoted(plain)}")
             return
         label, number = self._opened[-1]
         if number < 0:

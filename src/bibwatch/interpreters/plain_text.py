@@ -13,6 +13,8 @@ from bibwatch.runtimes.base import Prediction
 class PlainTextOptions(InterpreterOptions):
     """Nothing to choose."""
 
+    yields: ClassVar[str] = "text"
+
     kind: Literal["plain_text"] = "plain_text"
 
 

@@ -27,6 +27,7 @@ _STRING = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
 _STRING_OR_NUMBER = re.compile(_STRING + r"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.DOTALL)
 _STRING_OR_BRACKET = re.compile(_STRING + r"|[\[\]{}]", re.DOTALL)
 _BEGIN = re.compile(r"[\[{]")
+_THOUGHTS_BEGIN, _THOUGHTS_END = "<think>", "</think>"  # some chat templates write the first of them themselves
 
 
 class Fenced(NamedTuple):
@@ -36,8 +37,15 @@ class Fenced(NamedTuple):
     text: str
 
 
+class Json(NamedTuple):
+    """The JSON values of a reply, in order."""
+
+    values: list[Any]
+    scattered: bool  # there are several, and more than line ends between them: which is the answer is not known
+
+
 def reply(prediction: Prediction, prompt: str) -> str:
-    """Return what the model replied, as text that any database takes.
+    """Return what the model replied, without what it thought before, as text that any database takes.
 
     Raises ModelTruncatedError if the reply was cut off, ModelReplyError if it says nothing or only the prompt again.
     """
@@ -46,11 +54,20 @@ def reply(prediction: Prediction, prompt: str) -> str:
             f"the reply was cut off; raise max_new_tokens of the preset, or ask for less: {quoted(prediction.text)}"
         )
     text = _said(clean(prediction.text))
+    if text.startswith(_THOUGHTS_BEGIN) and _THOUGHTS_END not in text:
+        raise ModelReplyError(f"the reply has thoughts and no answer: {quoted(text)}")
+    text = _said(text[answer_start(text) :])
     if not text:
         raise ModelReplyError("the reply is blank")
     if text.casefold().split() == prompt.casefold().split():
         raise ModelReplyError(f"the reply only repeats the prompt: {quoted(text)}")
     return text
+
+
+def answer_start(text: str) -> int:
+    """Return where the answer begins in what a model wrote: after its thoughts, if it has any."""
+    end = text.rfind(_THOUGHTS_END)
+    return 0 if end < 0 else end + len(_THOUGHTS_END)
 
 
 def _said(text: str) -> str:
@@ -77,6 +94,11 @@ def fences(text: str) -> list[Fenced]:
     return [Fenced("".join(info.split()[:1]), inside.rstrip("\n")) for _, info, inside in _FENCE.findall(text)]
 
 
+def without_fences(text: str) -> str:
+    """Return what is outside of the fenced blocks."""
+    return _FENCE.sub("", text)
+
+
 def unfenced(text: str) -> str:
     """Return what is inside of the fence if one fence is around it all; else the text."""
     text = text.strip()
@@ -91,27 +113,33 @@ def unfenced(text: str) -> str:
     return "\n".join(lines).strip("\n") if outer and first else text
 
 
-def json_value(text: str) -> Any:
+def json_values(text: str) -> Json:
     """Return the JSON of a reply: the whole of it, or what is in its fences, or among its prose.
 
-    Numbers come as strings, exactly as printed, also those with leading zeros. Several values come as a list of
-    them. Raises ModelReplyError if there is none, or if one is begun and not ended.
+    Numbers come as strings, exactly as printed, also those with leading zeros. Raises ModelReplyError if there is
+    no JSON, or if one is begun and not ended.
     """
     with suppress(ValueError):
-        return _loads(text)
-    fenced = "\n".join(fence.text for fence in fences(text))
-    values = _values_among(fenced) or _values_among(text)
+        return Json([_loads(text)], scattered=False)
+    blocks = [found for fence in fences(text) if (found := _values_among(fence.text)).values]
+    if not blocks:
+        blocks = [_values_among(text)]
+    values = [value for block in blocks for value in block.values]
     if not values:
         raise ModelReplyError(f"no JSON in the reply: {quoted(text)}")
-    return values[0] if len(values) == 1 else values
+    scattered = len(blocks) > 1 or blocks[0].scattered
+    if scattered and all(value == values[0] for value in values):
+        return Json(values[:1], scattered=False)  # said twice
+    return Json(values, scattered=scattered)
 
 
-def _values_among(text: str) -> list[Any]:
-    values = []
+def _values_among(text: str) -> Json:
+    values, between = [], text
     for part in _bracketed(text):
         with suppress(ValueError):  # prose has brackets too
             values.append(_loads(part))
-    return values
+            between = between.replace(part, "", 1)
+    return Json(values, scattered=bool(between.strip(", \t\n")))
 
 
 def _loads(text: str) -> Any:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.otsl import is_otsl, otsl_rows
-from bibwatch.interpreters.replies import fences, json_value, quoted
+from bibwatch.interpreters.replies import Json, fences, json_values, quoted, without_fences
 
 _JSON = re.compile(r"\A[\[{]|[\[{]\s*[\[{\"]")
 _RULE = re.compile(r"\|?:?-+:?(\|:?-+:?)*\|?")  # under a header in Markdown, its spaces left out
 _TAG_IN_TAG = re.compile(r"<[a-zA-Z/][^<>]*<")
 _PIPE = re.compile(r"(?<!\\)\|")
+_SENTENCE = re.compile(r"[A-Z]\S*(?:\s+\S+){3,}[.!?]")
 _NAMES = ("columns", "header", "headers")
 _ROWS = ("rows", "data", "table")
 _WIDEST = 1000  # columns that one cell of HTML may span
@@ -35,22 +36,43 @@ class Written(NamedTuple):
 def written_table(text: str) -> Written:
     """Return the one table in a reply. Raises ModelReplyError if there is none, or if there are several."""
     blocks = fences(text)
+    number = len(blocks) + (bool(blocks) and _has_markup(without_fences(text)))
+    if number > 1:
+        raise ModelReplyError(f"{number} blocks in the reply, one table is wanted: {quoted(text)}")
     text = blocks[0].text if blocks else text
-    if re.search(r"<table\b", text, re.IGNORECASE):
+    if _is_html(text):
         return Written(_html(text))
     if is_otsl(text):
         return Written(_otsl(text))
     if blocks_of_pipes := _pipe_tables(text):
         return Written(_one(blocks_of_pipes, text))
     if _JSON.search(text):
-        return _json(json_value(text), text)
+        return _json(_one_json(json_values(text), text), text)
     return Written(_csv(text))
+
+
+def _has_markup(text: str) -> bool:
+    """Tell whether a text has a table that cannot be taken for prose."""
+    return _is_html(text) or is_otsl(text) or bool(_pipe_tables(text))
+
+
+def _is_html(text: str) -> bool:
+    return bool(re.search(r"<table\b", text, re.IGNORECASE))
 
 
 def _one(tables: Sequence[Sequence[Sequence[str]]], text: str) -> Sequence[Sequence[str]]:
     if len(tables) != 1:
         raise ModelReplyError(f"{len(tables) or 'no'} tables in the reply, one is wanted: {quoted(text)}")
     return tables[0]
+
+
+def _one_json(found: Json, text: str) -> Any:
+    """Return the one value, or records one a line as a list of them."""
+    if len(found.values) == 1:
+        return found.values[0]
+    if found.scattered:
+        raise ModelReplyError(f"{len(found.values)} tables in the reply, one is wanted: {quoted(text)}")
+    return found.values
 
 
 def _json(value: Any, text: str) -> Written:
@@ -114,10 +136,18 @@ def _pipe_cells(line: str) -> list[str]:
 def _csv(text: str) -> list[list[str]]:
     """Read the block of lines that some separator divides as its first line, into two columns or more."""
     for block in (text, *re.split(r"\n\s*\n", text)):
-        found = [rows for separator in ",;\t|" if (rows := _separated(block, separator))]
+        found = [rows for separator in ",;\t|" if not _is_prose(block) and (rows := _separated(block, separator))]
         if found:
             return max(found, key=lambda rows: len(rows[0]))
     raise ModelReplyError(f"no table in the reply: {quoted(text)}")
+
+
+def _is_prose(text: str) -> bool:
+    """Tell whether lines are sentences: half of them look so, or all commas are those of words."""
+    lines = text.strip().split("\n")
+    sentences = sum(bool(_SENTENCE.fullmatch(line.strip())) for line in lines)
+    among_words = ", " in text and not re.search(r"\d|,\S|[\";\t|]", text)
+    return sentences * 2 >= len(lines) or among_words
 
 
 def _separated(text: str, separator: str) -> list[list[str]]:

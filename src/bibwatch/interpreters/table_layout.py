@@ -1,6 +1,7 @@
 """Lines of text that lie like a table, to rows of cells: by geometry alone. Photos are a little tilted.
 
-Does not know what the text says.
+What does not clearly lie like a table is refused: rows in disorder are worse than none. Does not know what the text
+says, but for this: the names of columns have no digits.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from bibwatch.errors import ModelReplyError
-from bibwatch.runtimes.base import TextLine
+from bibwatch.runtimes.base import Box, TextLine
 
-_SLOPES = [step / 400 for step in range(-48, 49)]  # that are tried: up to 7 degrees
+_STEEPEST = 0.25  # slope of lines: 14 degrees; further, boxes say too little of where in them a line is
+_TURNS = [step / 400 for step in range(-16, 17)]  # of the rows against the lines: up to 2 degrees are tried
 _SAME_ROW = 0.5  # of a line's height: how far apart the middles of two lines of a row may be
 _LARGE_GAP = 3.0  # of a line's height: space between rows that says no more of the slope
 _MARGIN = 0.25  # of a line's height: by so much is a box wider than its text
+
+_ALIKE = 1.5  # times as high as the median or as low: lines of one table
+_MOST_ALIKE = 0.8  # of a table's lines
+_FILLED = 0.6  # of its cells; photos of runners that look like tables have less
+_FEWEST_CELLS = 4
 
 _Span: TypeAlias = tuple[float, float]  # from left to right
 
@@ -29,6 +36,7 @@ class _Line:
     """A line in the picture made level: its extent, the middle of its height, and its height."""
 
     text: str
+    score: float
     left: float
     right: float
     middle: float
@@ -44,32 +52,70 @@ class _Line:
         return self.left, self.right
 
 
-def laid_out(lines: Sequence[TextLine]) -> list[list[str]]:
-    """Return the rows of cells. Raises ModelReplyError if the lines do not lie in two columns or more."""
-    if not all(math.isfinite(side) for line in lines for side in vars(line.box).values()):
+class Cell(NamedTuple):
+    """What is in one cell: its text, and each line that it was read from or that was too unsure to be in the text."""
+
+    text: str
+    lines: tuple[tuple[str, float], ...]  # text and score
+
+
+def laid_out(lines: Sequence[TextLine], unsure: Sequence[TextLine] = ()) -> list[list[Cell]]:
+    """Return the rows of cells. Lines that are `unsure` make no row or column and no text, but are kept with the cell.
+
+    Raises ModelReplyError if the lines do not lie like a table, or if the picture is not upright.
+    """
+    if not all(_is_somewhere(line.box) for line in (*lines, *unsure)):
         raise ModelReplyError("a line of text that is nowhere in the picture")
-    rows = _rows(_level(lines, _slope(lines)))
+    if _stands_on_end(lines):
+        raise ModelReplyError("the text in the picture stands on end: turn the picture by 90 degrees")
+    slope = _slope(lines)
+    level = _level(lines, slope)
+    apart = _SAME_ROW * median(line.height for line in level)
+    rows = _rows(level, apart)
     columns = _columns(rows)
-    if len(columns) < 2:  # noqa: PLR2004
-        raise ModelReplyError(f"no table in the picture: {len(lines)} lines of text, not in columns")
-    cells = [_cells(row, columns) for row in rows if not _is_title(row, columns)]
-    while cells and sum(map(bool, cells[0])) == 1:  # a title no wider than a column
-        del cells[0]
-    return cells
+    rows = [row for row in rows if not _is_title(row, columns)]
+    if not _is_table(rows, columns):
+        raise ModelReplyError(
+            f"no table in the picture: {len(lines)} lines of text, not in rows and columns; "
+            "if there is one, photograph it level and from the front"
+        )
+    doubts = _level(unsure, slope)
+    return _without_titles([_cells(row, _beside(row, doubts, apart), columns) for row in rows])
+
+
+def _is_somewhere(box: Box) -> bool:
+    return all(map(math.isfinite, vars(box).values())) and box.x1 < box.x2 and box.y1 < box.y2
+
+
+def _stands_on_end(lines: Sequence[TextLine]) -> bool:
+    """Tell whether most texts are higher than wide, those of a sign or two left out."""
+    boxes = [line.box for line in lines if len(line.text.strip()) > 2]  # noqa: PLR2004
+    return sum(box.y2 - box.y1 > box.x2 - box.x1 for box in boxes) * 2 > len(boxes)
 
 
 def _slope(lines: Sequence[TextLine]) -> float:
-    """Return how far rows go down for a pixel to the right: the slope at which the lines are in the clearest rows."""
+    """Return how far rows go down for a pixel to the right: the slope at which the lines are in the clearest rows.
+
+    It is near that of the lines themselves; seen steeper, cells far apart may lie in rows that are none.
+    Raises ModelReplyError if the lines are too steep, or in no clear rows.
+    """
     most = _LARGE_GAP * median(line.box.y2 - line.box.y1 for line in lines)
+    tilt = median([line.slope for line in lines if line.slope is not None] or [0.0])
 
-    def clearness(slope: float) -> float:
-        middles = sorted(line.middle for line in _level(lines, slope))
-        gaps = [min(below - above, most) for above, below in pairwise(middles)]
+    def clearness(turn: float) -> float:
+        middles = sorted(line.middle for line in _level(lines, tilt + turn))
+        # Above and below the table is such a gap, too: else a table of one row would be best where it leans.
+        gaps = [most, *(min(below - above, most) for above, below in pairwise(middles)), most]
         # The mean gap, weighted by itself: little gaps within rows and large ones between them, not many alike.
-        # Where several slopes are as good, the table leans the least.
-        return sum(gap * gap for gap in gaps) / (sum(gaps) or 1) * (1 - abs(slope))
+        # Where several slopes are as good, the nearest counts.
+        return sum(gap * gap for gap in gaps) / sum(gaps) * (1 - abs(turn))
 
-    return max(_SLOPES, key=lambda slope: (clearness(slope), -abs(slope)))
+    best = max(_TURNS, key=lambda turn: (clearness(turn), -abs(turn)))
+    if not abs(tilt) <= _STEEPEST or abs(best) == _TURNS[-1]:
+        raise ModelReplyError(
+            "the lines of text are tilted too far for a table, or not in rows: photograph it level and from the front"
+        )
+    return tilt + best
 
 
 def _level(lines: Sequence[TextLine], slope: float) -> list[_Line]:
@@ -82,20 +128,28 @@ def _level(lines: Sequence[TextLine], slope: float) -> list[_Line]:
         across = (x + slope * y) / turn
         # A box is upright and encloses its tilted line; the line itself is less high.
         less = max(height - abs(slope) * width, height / 4)
-        level.append(_Line(line.text, across - width / 2, across + width / 2, (y - slope * x) / turn, less))
+        level.append(_Line(line.text, line.score, across - width / 2, across + width / 2, (y - slope * x) / turn, less))
     return level
 
 
-def _rows(lines: Sequence[_Line]) -> list[list[_Line]]:
+def _rows(lines: Sequence[_Line], apart: float) -> list[list[_Line]]:
     """Return the lines in rows from the top, each from the left."""
-    apart = _SAME_ROW * median(line.height for line in lines)
     rows: list[list[_Line]] = []
     for line in sorted(lines, key=lambda line: line.middle):
-        if rows and line.middle - fmean(other.middle for other in rows[-1]) <= apart:
+        if rows and line.middle - _middle(rows[-1]) <= apart:
             rows[-1].append(line)
         else:
             rows.append([line])
     return [sorted(row, key=lambda line: line.left) for row in rows]
+
+
+def _middle(row: Sequence[_Line]) -> float:
+    return fmean(line.middle for line in row)
+
+
+def _beside(row: Sequence[_Line], lines: Sequence[_Line], apart: float) -> list[_Line]:
+    """Return those of other lines that lie in a row."""
+    return [line for line in lines if abs(line.middle - _middle(row)) <= apart]
 
 
 def _columns(rows: Sequence[Sequence[_Line]]) -> list[_Span]:
@@ -120,12 +174,56 @@ def _is_title(row: Sequence[_Line], columns: Sequence[_Span]) -> bool:
     return all(sum(map(line.overlaps, columns)) > 1 for line in row)
 
 
-def _cells(row: Sequence[_Line], columns: Sequence[_Span]) -> list[str]:
-    cells: list[list[str]] = [[] for _ in columns]
+def _is_table(rows: Sequence[Sequence[_Line]], columns: Sequence[_Span]) -> bool:
+    """Tell whether the lines are alike, next to one another and in most places where a row and a column meet."""
+    lines = [line for row in rows for line in row]
+    if any(below.overlaps(above.span) for row in rows for above, below in pairwise(row)):
+        return False
+    usual = median(line.height for line in lines) if lines else 0
+    alike = sum(usual / _ALIKE <= line.height <= usual * _ALIKE for line in lines)
+    if len(lines) < _FEWEST_CELLS or alike < _MOST_ALIKE * len(lines):
+        return False
+    if len(columns) == 1:
+        return _is_list(lines, usual)
+    filled = sum(sum(any(line.overlaps(column) for line in row) for column in columns) for row in rows)
+    return filled >= _FILLED * len(rows) * len(columns)
+
+
+def _is_list(lines: Sequence[_Line], height: float) -> bool:
+    """Tell whether lines below one another are evenly spaced and begin or end at one edge."""
+    gaps = [below.middle - above.middle for above, below in pairwise(lines)]
+    even = max(gaps) <= _ALIKE * min(gaps)
+    edges = ([line.left for line in lines], [line.right for line in lines])
+    return even and any(max(edge) - min(edge) <= height for edge in edges)
+
+
+def _without_titles(rows: list[list[Cell]]) -> list[list[Cell]]:
+    """Leave out a title no wider than a column: one that is above names of all columns, with numbers below them."""
+    while len(rows) > 2 and sum(bool(cell.text) for cell in rows[0]) == 1:  # noqa: PLR2004
+        names_all = all(cell.text and not _has_digit(cell) for cell in rows[1])
+        if not names_all or not any(map(_has_digit, rows[2])):
+            break
+        rows = rows[1:]
+    return rows
+
+
+def _has_digit(cell: Cell) -> bool:
+    return any(map(str.isdigit, cell.text))
+
+
+def _cells(row: Sequence[_Line], doubts: Sequence[_Line], columns: Sequence[_Span]) -> list[Cell]:
+    words: list[list[str]] = [[] for _ in columns]
+    lines: list[list[tuple[str, float]]] = [[] for _ in columns]
     for line in row:
         for text, middle in _parts(line, columns):
-            cells[_nearest(middle, columns)].append(text)
-    return [" ".join(words) for words in cells]
+            number = _nearest(middle, columns)
+            words[number].append(text)
+            lines[number].append((text, line.score))
+    for line in doubts:
+        number = _nearest((line.left + line.right) / 2, columns)
+        if line.overlaps(columns[number]):
+            lines[number].append((line.text, line.score))
+    return [Cell(" ".join(said), tuple(read)) for said, read in zip(words, lines, strict=True)]
 
 
 def _parts(line: _Line, columns: Sequence[_Span]) -> Iterator[tuple[str, float]]:
