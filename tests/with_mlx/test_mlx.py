@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import pytest
 from PIL import Image
 
 from bibwatch.drawing import photo
-from bibwatch.errors import ConfigurationError, ModelError
+from bibwatch.errors import ConfigurationError, ModelUnavailableError
 from bibwatch.runtimes.base import Constraint, Finish, Prediction
 from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
 from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions
 from bibwatch.testing import RuntimeConformance
+from trained import SMOLVLM, bibs, reply
+from trained import pictures as pictures_of
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_vlm")
@@ -142,11 +146,32 @@ class TestAnswers:
         model = other_vlm("generation_config.json", do_sample=True, temperature=1.5, top_p=0.9, top_k=50)
         assert [a.text for a in predict(model, pictures)] == [a.text for a in predict(tiny_vlm, pictures)]
 
-    def test_a_constraint_is_refused(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_form_is_kept(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        digits = Constraint(regex="[0-9]|[a-z]{2,9}")
+        with VisionMlx(options(tiny_vlm)) as runtime:
+            answers = list(runtime.predict_batch(pictures, PROMPT, constraint=digits))
+            free = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
+        for answer in answers:
+            assert answer.finish is Finish.STOP
+            assert re.fullmatch("[0-9]|[a-z]{2,9}", answer.text)
+        assert free == [answer.text for answer in predict(tiny_vlm, pictures)]
+
+    def test_without_the_library_the_image_is_not_to_blame(
+        self, tiny_vlm: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "llguidance.hf", None)
         with VisionMlx(options(tiny_vlm)) as runtime:
             (answer,) = runtime.predict_batch(pictures[:1], PROMPT, constraint=Constraint(regex="[0-9]+"))
-        assert isinstance(answer.error, ModelError)
-        assert str(answer.error) == "tiny: vision_mlx cannot constrain replies yet"
+        assert isinstance(answer.error, ModelUnavailableError)
+        assert str(answer.error).endswith("pip install 'bibwatch[mlx]'")
+
+    def test_the_same_seed_gives_the_same_answer(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+        def drawn(**settings: Any) -> list[str]:
+            return [answer.text for answer in predict(tiny_vlm, pictures, temperature=1.5, **settings)]
+
+        assert drawn(seed=7) == drawn(seed=7) != drawn(seed=8)
+        likeliest = [answer.text for answer in predict(tiny_vlm, pictures)]
+        assert drawn(seed=7, top_p=1e-6) == likeliest
 
 
 class TestLoading:
@@ -175,3 +200,12 @@ def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Imag
     (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish is Finish.STOP
+
+
+def test_a_model_that_really_reads_says_the_same_as_in_transformers() -> None:
+    numbers = bibs(12)
+    said = predict(SMOLVLM, pictures_of(numbers), max_new_tokens=32)
+    assert [each.text for each in said] == [
+        each.text for each in predict_with_transformers(SMOLVLM, pictures_of(numbers), max_new_tokens=32)
+    ]
+    assert sum(each.text == reply(bib) for each, bib in zip(said, numbers, strict=True)) >= 10

@@ -14,9 +14,11 @@ from PIL import Image
 
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
 from bibwatch.runtimes.base import Constraint, Finish, Prediction
+from bibwatch.runtimes.devices import Dtype
 from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.vllm import VisionVllm, VisionVllmOptions
 from bibwatch.testing import RuntimeConformance
+from trained import SMOLVLM, bibs, pictures, reply
 
 pytest.importorskip("vllm")
 psutil = pytest.importorskip("psutil")  # comes with vLLM
@@ -203,6 +205,11 @@ class TestInProcess(Constrained):
         assert engine_processes() == []
 
 
+def test_how_tokens_are_drawn_is_told_to_vllm(tmp_path: Path) -> None:
+    sampling = inline(tmp_path, temperature=0.7, top_p=0.9, seed=3)._sampling(None)
+    assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.7, 0.9, 3)
+
+
 def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^preset inline: vLLM cannot load .*directory") as caught:
         inline(tmp_path).load()
@@ -223,3 +230,18 @@ def test_a_server_that_is_gone_is_an_error_of_each_image(server: Any) -> None:
     assert len(predictions) == len(_PICTURES)
     assert all(isinstance(prediction.error, ModelUnavailableError) for prediction in predictions)
     assert runtime.options.obstacle() == f"no server answers at {runtime.options.place}"
+
+
+def test_a_model_that_really_reads_says_the_same_as_in_transformers() -> None:
+    from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+
+    numbers = bibs(12)
+    plain = VisionHfTransformersOptions(
+        repo_id=str(SMOLVLM), device="cpu", dtype=Dtype.FLOAT32, batch_size=4, max_new_tokens=32
+    )
+    with VisionHfTransformers(plain) as runtime:
+        expected = [each.text for each in runtime.predict_batch(pictures(numbers), _PROMPT)]
+    with inline(SMOLVLM, max_new_tokens=32) as engine:
+        said = [each.text for each in engine.predict_batch(pictures(numbers), _PROMPT)]
+    assert said == expected
+    assert sum(text == reply(bib) for text, bib in zip(said, numbers, strict=True)) >= 10

@@ -1,0 +1,34 @@
+"""The small checkpoints that really read: where they are, and pictures of the kind they were taught on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from bibwatch import drawing
+
+SMOLVLM = Path(__file__).parents[1] / "checkpoints" / "smolvlm"
+QWEN2VL = SMOLVLM.with_name("qwen2vl")
+
+# Seeds from here on were never trained on.
+_FRESH = 5_000_000
+
+
+def bibs(number: int) -> list[str]:
+    """Return so many bibs of one to three digits, leading zeros among them."""
+    return [
+        f"{(7 * place * place + 31 * place) % 10**digits:0{digits}}"
+        for place in range(number)
+        for digits in [1 + place % 3]
+    ]
+
+
+def pictures(numbers: list[str]) -> list[Image.Image]:
+    """Draw a close-up of each bib."""
+    return [drawing.bib_closeup(bib, seed=_FRESH + place) for place, bib in enumerate(numbers)]
+
+
+def reply(bib: str) -> str:
+    """Return what the checkpoints were taught to say of a bib."""
+    return f'{{"bibs":[{{"number":"{bib}"}}]}}'
