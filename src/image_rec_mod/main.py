@@ -1,0 +1,63 @@
+"""Extractors by name: the guide's four, and every other preset.
+
+Knows which class stands for which preset, and keeps each extractor, so that a model is loaded once.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from bibwatch.runtimes.hf_transformers import VisionHfTransformersOptions
+from bibwatch.runtimes.openai_like import VisionOpenAILikeApiOptions
+from image_rec_mod.backends.vlm import (
+    ImageScaler,
+    LocalQwenExtractor,
+    LocalSmolVLMExtractor,
+    RemoteVLLMExtractor,
+    StageExtractor,
+    VLMExtractor,
+    bib_stage,
+)
+
+_LOCAL = {
+    "qwen-inline-cpu": LocalQwenExtractor,
+    "qwen-inline-gpu": LocalQwenExtractor,
+    "smol-inline-cpu": LocalSmolVLMExtractor,
+    "smol-inline-gpu": LocalSmolVLMExtractor,
+}
+Key = str | tuple[str, int | None, int | None]  # a name, or a name and a scale
+
+# An extractor of your own is registered by putting it here.
+_EXTRACTOR_CACHE: dict[Key, VLMExtractor] = {}
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def get_extractor(extractor_name: str, scale_width: int | None = None, scale_height: int | None = None) -> VLMExtractor:
+    """Return the extractor of a name, always the same one; scaled ones share its model. Nothing is loaded yet.
+
+    Raises ConfigurationError for an unknown name, and for a preset that cannot read bibs.
+    """
+    with _ONE_AT_A_TIME:
+        if scale_width is None and scale_height is None:
+            if extractor_name not in _EXTRACTOR_CACHE:
+                _EXTRACTOR_CACHE[extractor_name] = _of_preset(extractor_name)
+            return _EXTRACTOR_CACHE[extractor_name]
+        key = (extractor_name, scale_width, scale_height)
+        if key not in _EXTRACTOR_CACHE:
+            scaler = ImageScaler(scale_width, scale_height)
+            plain = get_extractor(extractor_name)
+            if not isinstance(plain, StageExtractor):
+                plain.load()  # what its hooks load is then shared
+            _EXTRACTOR_CACHE[key] = plain.with_scaler(scaler)
+        return _EXTRACTOR_CACHE[key]
+
+
+def _of_preset(name: str) -> VLMExtractor:
+    stage = bib_stage(name)
+    match stage.options.model_options:
+        case VisionHfTransformersOptions() as model if model.name in _LOCAL:
+            return _LOCAL[model.name](model.repo_id, model.device, stage=stage)
+        case VisionOpenAILikeApiOptions() as model:
+            return RemoteVLLMExtractor(model.api_url, model.model_name, stage=stage)
+        case _:
+            return StageExtractor(stage)

@@ -1,0 +1,37 @@
+"""What `extract` returns: `{"bib": 256, "bibs": [...]}` or `{"error": "..."}`, ready to be written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from bibwatch.errors import PhotoError, one_line
+from bibwatch.stages.base import Reading
+
+Result = dict[str, Any]
+
+
+def result_of(readings: Iterable[Reading]) -> Result:
+    """Return the result for the bibs of a photo, the surest first; `bib` is None if there is none."""
+    surest_first = sorted(readings, key=lambda reading: -reading.confidence)
+    bibs = [
+        {
+            "number": reading.bib,
+            "confidence": round(reading.confidence, 4),
+            "box": reading.box and reading.box.rounded(),
+            "verdict": reading.verdict.value,
+        }
+        for reading in surest_first
+    ]
+    return {"bib": _plain(surest_first[0].bib) if surest_first else None, "bibs": bibs}
+
+
+def error_of(exc: Exception) -> Result:
+    """Return the result for a photo that could not be read."""
+    state = f"{exc.state}: " if isinstance(exc, PhotoError) else ""
+    return {"error": state + one_line(exc)}
+
+
+def _plain(bib: str) -> int | str:
+    """Return a number as a number, if nothing is lost by it: `256`, but `"0042"` and `"M101"`."""
+    return int(bib) if bib.isdigit() and str(int(bib)) == bib else bib
