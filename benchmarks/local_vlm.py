@@ -1,0 +1,348 @@
+"""How much faster vision-language models answer by `predict_batch` than by the founding guide's loop.
+
+    python benchmarks/local_vlm.py [CASE...] [--images N] [--rounds N] [--batch N]... [--gpu] [--parts] [--out FILE]
+
+The guide's loop is written out here as the guide has it: one image at a time, float32 on a CPU and float16 on a GPU.
+Against it stands `VisionHfTransformers.predict_batch` with the precision and the batch that the preset has by itself,
+and with further sizes of batch by `--batch`. The same model, the same files and the same number of answers, by turns
+in one run; medians of the rounds are compared. Needs `bibwatch[local]`.
+
+Cases: `smolvlm` and `qwen2vl` are the small checkpoints of tests/checkpoints, which really read, on drawn bibs, in
+batches of 64: they belong to no preset. `256m`, `500m` and `2.2b` are models of SmolVLM's published sizes with random
+weights, on drawn photos as one tile, with a fixed number of new tokens: what they say is nonsense, their speed is not.
+
+`--parts` tells where the time goes: making the inputs, reading them (up to the first new token), writing the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+
+from bibwatch import drawing
+from bibwatch.registry import Registry
+from bibwatch.runtimes.base import Finish, Markup
+from bibwatch.runtimes.devices import torch_dtype
+from bibwatch.runtimes.hf_transformers import VisionHfTransformers
+from bibwatch.stages.bib_number import BibNumberOptions
+from bibwatch.testing.tiny_vlm import make_tiny_vlm
+
+CHECKPOINTS = Path(__file__).parents[1] / "tests" / "checkpoints"
+QUESTION = BibNumberOptions.questions[Markup.MARKDOWN]
+NEW_TOKENS = 12
+VOCABULARY = 49280
+
+# SmolVLM's parts: SmolLM2 of three sizes, SigLIP of two.
+SMALL_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 512,
+    "patch_size": 16,
+}
+LARGE_VISION = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published size of SmolVLM; the preset whose settings are measured stands for it."""
+
+    preset: str
+    vision: dict[str, int]
+    scale_factor: int  # patches of a side that become one image token
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+
+    @property
+    def tile(self) -> int:
+        return self.vision["image_size"]
+
+
+SIZES = {
+    "256m": Size("smolvlm-256m", SMALL_VISION, 4, 576, 1536, 30, 9, 3),
+    "500m": Size("smolvlm-500m", SMALL_VISION, 4, 960, 2560, 32, 15, 5),
+    "2.2b": Size("smol-inline-cpu", LARGE_VISION, 3, 2048, 8192, 24, 32, 32),
+}
+TRAINED = ("smolvlm", "qwen2vl")
+
+
+class Guide:
+    """The guide's loop for SmolVLM."""
+
+    def __init__(self, folder: Path, device: str, new_tokens: int) -> None:
+        self.device = device
+        self.new_tokens = new_tokens
+        self.dtype = torch.float16 if device == "cuda" else torch.float32
+        self.processor = transformers.AutoProcessor.from_pretrained(folder)
+        self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=self.dtype).to(device)
+
+    def answer(self, path: Path) -> str:
+        """Answer about one image."""
+        inputs = self.inputs(path).to(self.device, dtype=self.dtype)
+        with torch.no_grad():
+            ids = self.model.generate(**inputs, max_new_tokens=self.new_tokens)
+        said: str = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+        return said
+
+    def inputs(self, path: Path) -> Any:
+        image = Image.open(path)
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return self.processor(text=text, images=image, return_tensors="pt")
+
+
+class QwenGuide(Guide):
+    """The guide's loop for Qwen2-VL."""
+
+    def inputs(self, path: Path) -> Any:
+        from qwen_vl_utils import process_vision_info
+
+        content = [{"type": "image", "image": path.as_uri()}, {"type": "text", "text": QUESTION}]
+        messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        images, videos = process_vision_info(messages)
+        return self.processor(text=[text], images=images, videos=videos, padding=True, return_tensors="pt")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    there = [name for name in TRAINED if (CHECKPOINTS / name / "config.json").is_file()]
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join([*TRAINED, *SIZES])}")
+    parser.add_argument("--images", type=int, help="images of a round [default: 64 of trained models, else 16]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, action="append", default=[], help="a further size of batch to measure")
+    parser.add_argument("--gpu", action="store_true", help="on CUDA, with the presets for GPUs")
+    parser.add_argument("--parts", action="store_true", help="also tell where the time goes")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "local_vlm.json")
+    chosen = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    cases = chosen.cases or [*there, *(name for name in SIZES if chosen.gpu or name != "2.2b")]
+    if unknown := set(cases) - {*there, *SIZES}:
+        parser.error(f"no such case, or its checkpoint is not there: {', '.join(sorted(unknown))}")
+    report: dict[str, Any] = {"machine": machine(gpu=chosen.gpu), "cases": {}}
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in cases:
+        with tempfile.TemporaryDirectory(prefix="bibwatch-local-vlm-") as place:
+            report["cases"][name] = measure(name, Path(place), chosen)
+        chosen.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def machine(*, gpu: bool) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    named = re.search(r"model name\s*:\s*(\S.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "cpu": named[1] if named else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Let the guide's loop and the runtime answer about the same files by turns; return and print what it took."""
+    device = "cuda" if chosen.gpu else "cpu"
+    trained = name in TRAINED
+    folder = CHECKPOINTS / name if trained else write_model(SIZES[name], place / "model")
+    paths = draw(place, chosen.images or (64 if trained else 16), trained=trained)
+    new_tokens = 32 if trained else NEW_TOKENS
+    table = {**preset_of(name, gpu=chosen.gpu), "repo_id": str(folder), "device": device, "max_new_tokens": new_tokens}
+    options = Registry(presets={name: table}).model_options(name)
+    guide = (QwenGuide if name == "qwen2vl" else Guide)(folder, device, new_tokens)
+    ways: dict[str, Callable[[], list[str]]] = {"guide": lambda: [guide.answer(path) for path in paths]}
+    runtimes = {}
+    for size in dict.fromkeys([options.batch_size, *chosen.batch]):
+        runtimes[f"batch {size}"] = VisionHfTransformers(options.model_copy(update={"batch_size": size}))
+        ways[f"batch {size}"] = lambda runtime=runtimes[f"batch {size}"]: answers(runtime, paths)
+    guide.answer(paths[0])
+    for runtime in runtimes.values():
+        answers(runtime, paths[: runtime.options.batch_size])
+    took, memory, said = by_turns(ways, chosen.rounds, device)
+    seconds = {way: statistics.median(each) / len(paths) for way, each in took.items()}
+    case: dict[str, Any] = {
+        "parameters": sum(weights.numel() for weights in guide.model.parameters()),
+        "images": len(paths),
+        "rounds": chosen.rounds,
+        "new_tokens": None if trained else new_tokens,
+        "guide": {"dtype": str(guide.dtype), "seconds_an_image": round(seconds["guide"], 4), **memory["guide"]},
+        "runtime": {},
+    }
+    dtype = str(torch_dtype(options.dtype, device))
+    print(f"{name}: guide {case['guide']}")
+    for way in runtimes:
+        ratios = sorted(guide / own for guide, own in zip(took["guide"], took[way], strict=True))
+        case["runtime"][way] = {
+            "own_choice": way == f"batch {options.batch_size}",
+            "dtype": dtype,
+            "seconds_an_image": round(seconds[way], 4),
+            "times_as_fast": round(seconds["guide"] / seconds[way], 2),
+            "in_the_rounds": [round(ratios[0], 2), round(ratios[-1], 2)],
+            "same_answers": sum(map(str.__eq__, said["guide"], said[way])),
+            **memory[way],
+        }
+        print(f"{name}: {way} {case['runtime'][way]}", flush=True)
+    if chosen.parts:
+        case["parts"] = parts(guide, paths, dtype, options.batch_size)
+        print(f"{name}: parts {case['parts']}", flush=True)
+    for runtime in runtimes.values():
+        runtime.close()
+    return case
+
+
+def preset_of(name: str, *, gpu: bool) -> dict[str, Any]:
+    """Return the preset whose own choice of precision and batch is measured, with pictures of one tile."""
+    if name in TRAINED:
+        return {"kind": "vision_hf_transformers", "batch_size": 64}  # so small that the preset of no model is theirs
+    size = SIZES[name]
+    base = size.preset.replace("-cpu", "-gpu") if gpu else size.preset
+    return {"base": base, "image_longest_edge": size.tile, "longest_side": size.tile}
+
+
+def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
+    """Let the runtime answer about the images."""
+    said = []
+    for prediction in runtime.predict_batch((Image.open(path) for path in paths), QUESTION):
+        if prediction.error:
+            raise prediction.error
+        assert prediction.finish is not Finish.LENGTH or len(prediction.tokens) == runtime.options.max_new_tokens
+        said.append(prediction.text)
+    return said
+
+
+def by_turns(
+    ways: dict[str, Callable[[], list[str]]], rounds: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, dict[str, int]], dict[str, list[str]]]:
+    """Call each way once a round; return seconds, most memory on a GPU, and the last answers of each."""
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    memory: dict[str, dict[str, int]] = {way: {} for way in ways}
+    said = {}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated() if device == "cuda" else 0
+            start = time.perf_counter()
+            said[way] = call()
+            took[way].append(time.perf_counter() - start)
+            if device == "cuda":  # weights of all ways are there at once; what this way needs beyond them
+                memory[way] = {"gpu_mb_beyond_weights": (torch.cuda.max_memory_allocated() - before) // 1_000_000}
+    return took, memory, said
+
+
+def parts(guide: Guide, paths: Sequence[Path], dtype: str, batch: int) -> dict[str, dict[str, float]]:
+    """Measure the parts of an answer, in seconds an image: as the guide has it, and in the runtime's way."""
+    fast = getattr(torch, dtype.removeprefix("torch."))
+    told = {}
+    for way, kind, size in (("guide", guide.dtype, 1), ("batched", fast, batch)):
+        model = guide.model.to(kind)
+        start = time.perf_counter()
+        inputs = [guide.inputs(path) for path in paths[:size]]
+        prepared = time.perf_counter() - start
+        together = {key: torch.cat([each[key] for each in inputs]) for key in inputs[0]}
+        together = {key: value.to(guide.device, kind) if value.is_floating_point() else value.to(guide.device)
+                    for key, value in together.items()}  # fmt: skip
+        first = seconds_of(model, together, 1)
+        told[way] = {
+            "inputs": round(prepared / size, 4),
+            "reading": round(first / size, 4),
+            "writing": round((seconds_of(model, together, guide.new_tokens) - first) / size, 4),
+        }
+    return told
+
+
+def seconds_of(model: Any, inputs: dict[str, Any], new_tokens: int) -> float:
+    """Return how long so many new tokens take."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(**inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def draw(place: Path, number: int, *, trained: bool) -> list[Path]:
+    """Draw bibs for the models that read them, photos for the others; return the files."""
+    dice = random.Random(0)  # noqa: S311  # pictures, not secrets
+    paths = [place / f"{seed:03}.{'png' if trained else 'jpg'}" for seed in range(number)]
+    for seed, path in enumerate(paths):
+        bib = "".join(dice.choices("0123456789", k=1 + seed % 3))
+        (drawing.bib_closeup(bib, seed=seed) if trained else drawing.photo((bib,), seed=seed)).save(path)
+    return paths
+
+
+def write_model(size: Size, folder: Path) -> Path:
+    """Write a SmolVLM of a published size with random weights, in bfloat16 as the published ones are."""
+    small = transformers.AutoProcessor.from_pretrained(make_tiny_vlm(folder / "small"))
+    tokenizer = small.tokenizer
+    tokenizer.add_tokens(re.findall(r" ?\w+|[^\w\s]+", QUESTION))  # a word is a token, as in the real vocabulary
+    side = {"longest_edge": size.tile}
+    pictures = transformers.Idefics3ImageProcessor(size=side, max_image_size=side)
+    tokens = (size.tile // size.vision["patch_size"] // size.scale_factor) ** 2
+    processor = transformers.Idefics3Processor(
+        pictures, tokenizer, image_seq_len=tokens, chat_template=small.chat_template
+    )
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = transformers.Idefics3Config(
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=size.scale_factor,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+        vision_config=size.vision,
+        text_config={
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "hidden_size": size.hidden_size,
+            "intermediate_size": size.intermediate_size,
+            "num_hidden_layers": size.num_hidden_layers,
+            "num_attention_heads": size.num_attention_heads,
+            "num_key_value_heads": size.num_key_value_heads,
+            "max_position_embeddings": 8192,
+            "pad_token_id": tokenizer.pad_token_id,
+            **ends,
+        },
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda") if torch.cuda.is_available() else nullcontext():
+        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.generation_config = transformers.GenerationConfig(
+        min_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id, **ends
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""`bibwatch compare`: presets side by side on the same photos."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from bibwatch.cli import stage_options
+from bibwatch.cli.options import as_json, for_reading, shown
+from bibwatch.cli.stage_options import StageCommand
+from bibwatch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bibwatch.comparing import Trial
+    from bibwatch.settings import Settings
+
+Labels = Mapping[str, frozenset[str]]
+_WIDTH = 80  # characters; the tables are no use in fewer
+_ROUND = 4
+_HEADS = {
+    "model": "model",
+    "device": "device",
+    "batch_size": "batch",
+    "load_seconds": "load, s",
+    "seconds_an_image": "one by one, s an image",
+    "images_a_second": "batched, images a s",
+    "memory_mb": "memory, MB",
+    "cuda_memory_mb": "CUDA memory, MB",
+    "failed": "failed",
+    "exact_photos": "photos all right",
+    "precision": "precision",
+    "recall": "recall",
+    "f": "F",
+}
+
+
+class _CompareCommand(StageCommand):
+    several_presets: ClassVar[bool] = True
+
+
+@click.command("compare", cls=_CompareCommand)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE...")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Which bibs are in which photo: columns file and bibs, bibs separated by spaces.",
+)
+@as_json
+@for_reading
+def command(
+    *, settings: Settings, presets: tuple[str, ...], files: tuple[str, ...], labels_file: Path | None, as_json: bool
+) -> None:
+    """Read the same photos with several presets: time, memory, and readings side by side; nothing is recorded.
+
+    Each preset runs in a process of its own, reads the photos in batches as the daemon does, then one by one. One
+    that cannot run is told with its reason, and the others go on. Exits with 1 if there is such a preset, or a photo
+    that could not be read.
+    """
+    from bibwatch import comparing
+
+    if "model_options" in stage_options.given(click.get_current_context()).get(settings.stage, {}):
+        raise click.UsageError(f"--preset and the model of stage {settings.stage} are the same option; give presets")
+    labels = comparing.read_labels(labels_file) if labels_file else {}
+    paths = tuple(dict.fromkeys(files))
+    if labels_file and not any(Path(path).name in labels for path in paths):
+        raise click.UsageError(f"--labels {labels_file} names none of the photos")
+    trials = [_trial(settings, preset, paths) for preset in dict.fromkeys(presets)]
+    ran = [trial for trial in trials if trial.error is None]
+    unreadable = {path: answer.error for trial in ran for path, answer in trial.answers.items() if answer.unreadable}
+    if as_json:
+        for record in _records(trials, paths, labels):
+            click.echo(json.dumps(record))
+    else:
+        _print(trials, [path for path in paths if path not in unreadable], labels)
+    for path, error in unreadable.items():
+        click.echo(f"{shown(path)}: {error}", err=True)
+    if unreadable or len(ran) < len(trials) or any(trial.failed for trial in ran):
+        click.get_current_context().exit(1)
+
+
+def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from bibwatch import comparing
+    from bibwatch.registry import Registry
+
+    name = settings.stage
+    # The preset takes the place of a model that the stage names itself.
+    stages = {**settings.stages, name: {**settings.stages.get(name, {}), "model_options": preset}}
+    try:
+        options = Registry(settings.plugins, settings.presets, stages).stage_options(name, preset)
+    except ConfigurationError as exc:
+        return comparing.Trial(preset, error=" ".join(str(exc).split()))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task(preset, total=len(paths))
+        return comparing.try_out(
+            options,
+            paths,
+            plugins=settings.plugins,
+            limits=settings.images,
+            on_photos=lambda number: progress.update(bar, completed=number),
+        )
+
+
+def _records(trials: list[Trial], paths: tuple[str, ...], labels: Labels) -> Iterator[dict[str, Any]]:
+    """Write a comparison as objects: one a preset, one a file, one a pair of presets."""
+    for trial in trials:
+        yield _facts(trial, labels)
+    ran = [trial for trial in trials if trial.error is None]
+    for path in paths if ran else ():
+        answers = {trial.preset: trial.answers[path] for trial in ran}
+        record: dict[str, Any] = {"path": path}
+        if Path(path).name in labels:
+            record["label"] = sorted(labels[Path(path).name])
+        yield record | {
+            "found": {preset: list(answer.found) for preset, answer in answers.items() if answer.error is None},
+            "errors": {preset: answer.error for preset, answer in answers.items() if answer.error is not None},
+        }
+    for one, other, same, photos in _agreements(ran):
+        yield {"presets": [one, other], "same": same, "photos": photos, "agreement": _rounded(same / photos)}
+
+
+def _facts(trial: Trial, labels: Labels) -> dict[str, Any]:
+    from bibwatch import comparing
+
+    if trial.error is not None:
+        return {"preset": trial.preset, "error": trial.error}
+    facts = {
+        "preset": trial.preset,
+        "model": trial.model,
+        "device": trial.device,
+        "batch_size": trial.batch_size,
+        "photos": trial.photos,
+        "failed": trial.failed,
+        "load_seconds": _rounded(trial.load_seconds),
+        "seconds_an_image": _rounded(_ratio(trial.alone_seconds, trial.photos)),
+        "images_a_second": _rounded(_ratio(trial.photos, trial.together_seconds)),
+        "memory_mb": round(trial.memory_mb),
+        "cuda_memory_mb": None if trial.cuda_memory_mb is None else round(trial.cuda_memory_mb),
+    }
+    if not labels:
+        return facts
+    score = comparing.score(trial, labels)
+    shares = {name: _rounded(getattr(score, name)) for name in ("precision", "recall", "f")}
+    return facts | {"labelled_photos": score.photos, "exact_photos": score.exact, **shares}
+
+
+def _agreements(ran: list[Trial]) -> Iterator[tuple[str, str, int, int]]:
+    from bibwatch import comparing
+
+    for one, other in combinations(ran, 2):
+        same, photos = comparing.agreement(one, other)
+        if photos:
+            yield one.preset, other.preset, same, photos
+
+
+def _print(trials: list[Trial], readable: list[str], labels: Labels) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, _WIDTH)
+    ran = [trial for trial in trials if trial.error is None]
+    if ran:
+        _print_facts(console, ran, labels)
+    if ran and readable:
+        _print_readings(console, ran, readable, labels)
+    for one, other, same, photos in _agreements(ran):
+        console.print(f"{one} and {other} read the same in {same} of {photos} photos ({same / photos:.0%})")
+    for trial in trials:
+        if trial.error is not None:
+            console.print(f"{trial.preset} cannot run: {trial.error}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_facts(console: Console, ran: list[Trial], labels: Labels) -> None:
+    from rich.markup import escape
+
+    facts = [_facts(trial, labels) for trial in ran]
+    table = _side_by_side("", ran)
+    for key, head in _HEADS.items():
+        if any(fact.get(key) is not None for fact in facts):
+            table.add_row(head, *(escape(_shown(fact[key])) for fact in facts))
+    console.print(table)
+
+
+def _print_readings(console: Console, ran: list[Trial], readable: list[str], labels: Labels) -> None:
+    from rich.markup import escape
+
+    table = _side_by_side("file", ran, *["label"] * bool(labels))
+    for path in readable:
+        known = labels.get(Path(path).name)
+        label = [] if not labels else ["" if known is None else " ".join(sorted(known)) or "no bib"]
+        answers = [trial.answers[path] for trial in ran]
+        cells = [answer.text if answer.error is None else f"error: {answer.error}" for answer in answers]
+        table.add_row(escape(shown(path)), *(escape(cell) for cell in (*label, *cells)))
+    console.print(table)
+
+
+def _side_by_side(head: str, ran: list[Trial], *heads: str) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    names = (*heads, *(trial.preset for trial in ran))
+    return Table(
+        Column(head, overflow="fold"), *(Column(escape(name), overflow="fold") for name in names), box=box.SIMPLE_HEAD
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _ROUND)
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
