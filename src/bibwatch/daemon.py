@@ -81,7 +81,7 @@ class Daemon:
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
-            stack.callback(self._stage.runtime.close)
+            stack.callback(self._stage.close)
             self._warm_up()
             for loop in self._loops:
                 loop.start()
@@ -113,7 +113,7 @@ class Daemon:
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
         )
-        for door, problem in self._registry.problems().items() if self._settings.plugins else ():
+        for door, problem in self._registry.doors.problems().items() if self._settings.plugins else ():
             if door.allowed:
                 log.warning("plugin.unusable", plugin=door.distribution, error=problem)
         if suspects:

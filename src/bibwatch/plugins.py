@@ -6,6 +6,7 @@ costs nobody else anything. bibwatch's own come by the same door.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,18 +14,20 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from bibwatch.errors import ConfigurationError, one_line
-from bibwatch.interpreters.base import Interpreter
-from bibwatch.runtimes.base import Runtime
-from bibwatch.stages.base import Stage
+from bibwatch.interpreters.base import Interpreter, InterpreterOptions
+from bibwatch.runtimes.base import ModelOptions, Runtime
+from bibwatch.stages.base import Stage, StageOptions
 
 OWN: Final = "bibwatch"
-# What an entry point of each group has to be.
-GROUPS: Final[Mapping[str, type]] = {
-    "runtimes": Runtime,
-    "interpreters": Interpreter,
-    "stages": Stage,
-    "presets": Mapping,
+# What an entry point of each group has to be, and its options. Presets are tables.
+GROUPS: Final[Mapping[str, tuple[type, type[BaseModel]]]] = {
+    "runtimes": (Runtime, ModelOptions),
+    "interpreters": (Interpreter, InterpreterOptions),
+    "stages": (Stage, StageOptions),
+    "presets": (dict, ModelOptions),
 }
 
 
@@ -45,26 +48,64 @@ class Door:
         return f"{self.distribution} ({self.entry_point.value})"
 
     def load(self) -> Any:
-        """Import and return what is behind the door. Raises ConfigurationError if it is broken or of a wrong type."""
+        """Import and return what is behind the door: a class, or presets by name.
+
+        Raises ConfigurationError if it may not come in, is broken, or is not what its group is for.
+        """
         what = f"{self.group.removesuffix('s')} {self.name} of {self.origin}"
         if not self.allowed:
             raise ConfigurationError(f"{what} is not allowed; {how_to_allow(self.distribution)}")
         try:
             found = self.entry_point.load()
+            return _presets(found) if self.group == "presets" else _class(found, self.group, self.name)
+        except _WrongTypeError as exc:
+            raise ConfigurationError(f"{what} {exc}") from exc
         except (Exception, SystemExit) as exc:
-            raise ConfigurationError(f"{what} cannot be imported: {one_line(exc)}") from exc
-        wanted = GROUPS[self.group]
-        fits = isinstance(found, wanted) if wanted is Mapping else isinstance(found, type) and issubclass(found, wanted)
-        if not fits:
-            raise ConfigurationError(f"{what} is no {wanted.__name__}")
-        return found
+            raise ConfigurationError(f"{what} cannot be used: {type(exc).__name__}: {one_line(exc)}") from exc
+
+
+class _WrongTypeError(Exception):
+    pass
+
+
+def _class(found: object, group: str, name: str) -> type:
+    """Check that a class is what its group is for, and that its options are of the kind it is called."""
+    wanted, options = GROUPS[group]
+    if not (isinstance(found, type) and issubclass(found, wanted)):
+        raise _WrongTypeError(f"is no {wanted.__name__}")
+    if inspect.isabstract(found):
+        raise _WrongTypeError(f"does not define {', '.join(sorted(getattr(found, '__abstractmethods__', ())))}")
+    options_type = getattr(found, "options_type", None)
+    if not (isinstance(options_type, type) and issubclass(options_type, options)):
+        raise _WrongTypeError(f"has no options_type that is a {options.__name__}")
+    fields = options_type.model_fields
+    if fields["kind"].default != name:
+        raise _WrongTypeError(f"has options of kind {fields['kind'].default!r}; entry point and kind must be the same")
+    for field in fields.values():
+        field.get_default(call_default_factory=True)
+    return found
+
+
+def _presets(found: object) -> dict[str, Mapping[str, Any]]:
+    """Return presets as tables by name; a plugin may also give options made in code."""
+    if not isinstance(found, Mapping):
+        raise _WrongTypeError("is no table of presets")
+    tables = {}
+    for name, given in found.items():
+        table = (
+            given.model_dump(exclude_unset=True) | {"kind": given.kind} if isinstance(given, ModelOptions) else given
+        )
+        if not (isinstance(name, str) and name and isinstance(table, Mapping)):
+            raise _WrongTypeError(f"has a preset {name!r} that is no table: {table!r}")
+        tables[name] = table
+    return tables
 
 
 class Doors:
     """All doors of this installation; `allowed` names the distributions that may come in beside bibwatch's own."""
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
-        self._plugins = tuple(allowed)
+        self.plugins = tuple(allowed)
         self._allowed = {_canonical(name) for name in (OWN, *allowed)}
 
     @cached_property
@@ -104,24 +145,39 @@ class Doors:
             raise KeyError(name)
         return doors[0].load()
 
-    def problem(self, door: Door) -> str | None:
-        """Return why a door's content cannot be used, or None; an allowed one is imported to find out."""
-        try:
-            if door.allowed and door.group != "presets":
-                self.load(door.group, door.name)
-            else:
-                door.load()
-        except ConfigurationError as exc:
-            return str(exc)
-        return None
+    def problems(self) -> dict[Door, str]:
+        """Tell what is wrong with each door that cannot be used; the allowed ones are imported to find out."""
+        found: dict[Door, str] = {}
+        presets: dict[str, list[Door]] = {}
+        for door in self.all:
+            try:
+                loaded = self.load(door.group, door.name) if door.allowed and door.group != "presets" else door.load()
+            except ConfigurationError as exc:
+                found[door] = str(exc)
+                continue
+            for name in loaded if door.group == "presets" else ():
+                presets.setdefault(name, []).append(door)
+        for name, doors in presets.items():
+            for door in doors if len(doors) > 1 else ():
+                found.setdefault(door, twice(f"preset {name}", [each.origin for each in doors]))
+        return found
+
+    def missing(self) -> list[str]:
+        """Return the allowed distributions that are not installed."""
+        return [plugin for plugin in self.plugins if not _is_installed(plugin)]
 
     def check(self) -> None:
         """Raise ConfigurationError for an allowed distribution that is not installed."""
-        for plugin in self._plugins:
-            try:
-                distribution(plugin)
-            except (PackageNotFoundError, ValueError) as exc:
-                raise ConfigurationError(f"plugins: {plugin} is not installed; pip install {plugin}") from exc
+        for plugin in self.missing():
+            raise ConfigurationError(f"plugins: {plugin} is not installed; pip install {plugin}")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return False
+    return True
 
 
 def how_to_allow(name: str) -> str:

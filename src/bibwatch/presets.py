@@ -86,18 +86,22 @@ BUILT_IN: Final[dict[str, dict[str, Any]]] = {
     "smolvlm-500m": {
         "base": "smolvlm-256m",
         "repo_id": "HuggingFaceTB/SmolVLM-500M-Instruct",
+        "licence": _APACHE,
         "download_gb": 1.02,
         "memory_gb": 1.3,
     },
     "smolvlm2-256m": {
         "base": "smolvlm-256m",
         "repo_id": "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        "licence": _APACHE,
         "download_gb": 1.03,
+        "memory_gb": 1,
         "note": "the weights are float32",
     },
     "smolvlm2-500m": {
         "base": "smolvlm-256m",
         "repo_id": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        "licence": _APACHE,
         "download_gb": 2.03,
         "memory_gb": 1.8,
         "note": "the weights are float32",
@@ -139,12 +143,14 @@ BUILT_IN: Final[dict[str, dict[str, Any]]] = {
     "qwen3-vl-4b": {
         "base": "qwen3-vl-2b",
         "repo_id": "Qwen/Qwen3-VL-4B-Instruct",
+        "licence": _APACHE,
         "download_gb": 8.9,
         "memory_gb": 11.5,
     },
     "qwen3-vl-8b": {
         "base": "qwen3-vl-2b",
         "repo_id": "Qwen/Qwen3-VL-8B-Instruct",
+        "licence": _APACHE,
         "download_gb": 17.5,
         "memory_gb": 23,
     },

@@ -5,19 +5,22 @@ Knows what the configuration adds to what comes by the door of plugins. Loads no
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bibwatch.errors import ConfigurationError
+from bibwatch.errors import ConfigurationError, one_line
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
-from bibwatch.plugins import OWN, Door, Doors, how_to_allow, twice
+from bibwatch.plugins import Doors, how_to_allow, twice
 from bibwatch.runtimes.base import Gives, ModelOptions, Runtime
 from bibwatch.stages.base import Stage, StageOptions
+from bibwatch.wording import explain, unknown
 
+# What a preset says of the weights themselves; it is not inherited by a preset of others.
+_OF_THE_WEIGHTS = frozenset({"licence", "download_gb", "memory_gb", "note", "refused"})
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -27,7 +30,7 @@ class Registry:
 
     def __init__(self, plugins: Collection[str] = (), presets: Tables | None = None, stages: Tables | None = None):
         self.doors = Doors(plugins)
-        self._own: Tables = presets or {}
+        self._configured: Tables = presets or {}
         self._stages: Tables = stages or {}
 
     # Names
@@ -36,6 +39,11 @@ class Registry:
     def presets(self) -> list[str]:
         """The names of all presets, sorted."""
         return sorted({*self._offered, *self._own})
+
+    @property
+    def own_presets(self) -> list[str]:
+        """The names of the presets that the configuration has, sorted."""
+        return sorted(self._own)
 
     @property
     def stages(self) -> list[str]:
@@ -74,18 +82,14 @@ class Registry:
         """
         table = self.stage_table(name)
         own = table.pop("model_options", None)
-        where = f"stages.{name}.model_options"
-        if own is None:
-            model = self.model_options(preset)
-        elif isinstance(own, str):
-            if not self._alike(own):
-                raise ConfigurationError(f"{where}: {self.unknown('preset', own, self.presets)}")
-            model = self.model_options(own)
-        elif isinstance(own, Mapping):
-            model = self._model_options({"name": name, **own}, where)
-        else:
-            raise ConfigurationError(f"{where}: neither a preset nor a table of options: {own!r}")
+        model = self.model_options(preset) if own is None else self._own_model(name, own)
         return self._stage_options(name, table, model)
+
+    def options(self, table: Mapping[str, Any]) -> StageOptions:
+        """Return the options that a table describes whole, such as `model_dump(mode="json")` of some gave."""
+        kind = str(table.get("kind"))
+        found: StageOptions = Registry(self.doors.plugins, self._configured, {kind: table}).stage_options(kind, "")
+        return found
 
     # Things
 
@@ -98,7 +102,11 @@ class Registry:
         stage: type[Stage[Any]] = self.class_of("stages", options.kind)
         chosen = options.model_interpreter_options
         interpreter: Interpreter[Any, Any] = self.class_of("interpreters", chosen.kind)(chosen)
-        return stage(options, self.runtime(options.model_options), interpreter)
+        if options.constrained and interpreter.constraint is None:
+            raise ConfigurationError(f"stages.{options.kind}.constrained: {chosen.kind} takes replies of any form")
+        made = stage(options, self.runtime(options.model_options), interpreter)
+        made.further = {name: self.build(further) for name, further in options.further().items()}
+        return made
 
     def runtime(self, options: ModelOptions) -> Runtime[Any]:
         """Return the runtime for a model; nothing is loaded yet. Raises ConfigurationError for one that is refused."""
@@ -125,84 +133,123 @@ class Registry:
         found: type[Stage[Any]] = self.class_of("stages", str(kind))
         return found
 
-    def problems(self) -> dict[Door, str]:
-        """Tell what is wrong with each door that cannot be used; the allowed ones are imported to find out."""
-        found = {door: problem for door in self.doors.all if (problem := self.doors.problem(door))}
-        for door in self.doors.open("presets"):
-            for name, origins in self._offered.items():
-                if len(origins) > 1 and door.origin in origins and door.distribution != OWN:
-                    found.setdefault(door, twice(f"preset {name}", list(origins)))
-        return found
-
     def _needed(self, name: str, table: Mapping[str, Any]) -> Gives:
         """Return what a stage needs of a model, whichever it is."""
-        if "model_interpreter_options" in table:
-            return self._interpreter_options(table["model_interpreter_options"], name).needs
+        given = table.get("model_interpreter_options")
+        if isinstance(given, str) or (isinstance(given, Mapping) and "kind" in given):
+            return self._interpreter_options(given, name, None).needs
         return next(iter(self.stage_class(name).options_type.interpreters), Gives.TEXT)
+
+    def interpreters_for(self, stage: type[StageOptions]) -> dict[str, type[InterpreterOptions]]:
+        """Return the options of the interpreters whose values a stage can use, by kind; broken ones are left out."""
+        found = {}
+        for kind in self.kinds("interpreters"):
+            try:
+                options: type[InterpreterOptions] = self.class_of("interpreters", kind).options_type
+            except ConfigurationError:
+                continue
+            if options.yields in stage.takes():
+                found[kind] = options
+        return found
 
     def stage_table(self, name: str) -> dict[str, Any]:
         """Return what the configuration says of a stage, its kind at least."""
         return {"kind": name, **self._stages.get(name, {})}
 
     def _stage_options(self, name: str, table: dict[str, Any], model: ModelOptions) -> StageOptions:
+        options_type = self.stage_class(name).options_type
         table = {**table, "model_options": model}
         interpreter = table.pop("model_interpreter_options", None)
         if interpreter is not None:
-            table["model_interpreter_options"] = self._interpreter_options(interpreter, name)
-        options_type: type[StageOptions] = self.stage_class(name).options_type
+            default = options_type.default_interpreter(model)
+            table["model_interpreter_options"] = self._interpreter_options(interpreter, name, default)
+        for further in options_type.further_models:
+            if table.get(further) is not None:
+                table[further] = self._own_model(name, table[further], further)
         return _validate(options_type, table, f"stages.{name}")
+
+    def _own_model(self, stage: str, given: object, field: str = "model_options") -> ModelOptions:
+        """Return the model that a field of a stage describes: by a preset's name, or as a table."""
+        where = f"stages.{stage}.{field}"
+        table = _parsed(given)
+        if isinstance(table, Mapping):
+            return self._model_options({"name": stage, **self._based(table, stage, (), where)}, where)
+        if not isinstance(table, str):
+            raise ConfigurationError(f"{where}: neither a preset nor a table of options: {given!r}")
+        return self.model_options(self._spelt(table, where))
 
     def _model_options(self, table: Mapping[str, Any], where: str) -> ModelOptions:
         if "kind" not in table:
             raise ConfigurationError(f"{where}: neither `kind` nor `base` is given")
-        runtime: type[Runtime[Any]] = self.class_of("runtimes", str(table["kind"]))
-        return _validate(runtime.options_type, table, where)
+        runtime: type[Runtime[Any]] = self.class_of("runtimes", _name(table["kind"], f"{where}.kind"))
+        options: ModelOptions = _validate(runtime.options_type, table, where)
+        for stage in options.stages:
+            if where.startswith("presets.") and options.name in self._own and stage not in self.kinds("stages"):
+                raise ConfigurationError(
+                    f"{where}.stages: {self.unknown('kind of stage', stage, self.kinds('stages'))}"
+                )
+        return options
 
-    def _interpreter_options(self, given: str | Mapping[str, Any], stage: str) -> InterpreterOptions:
-        table = {"kind": given} if isinstance(given, str) else given
+    def _interpreter_options(self, given: object, stage: str, default: InterpreterOptions | None) -> InterpreterOptions:
+        """Return the interpreter that is given by its kind or as a table; one without `kind` changes the default."""
+        where = f"stages.{stage}.model_interpreter_options"
+        table = _parsed(given)
+        table = {"kind": table} if isinstance(table, str) else table
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"{where}: neither a kind nor a table of options: {given!r}")
         if "kind" not in table:
-            raise ConfigurationError(f"stages.{stage}.model_interpreter_options: `kind` is not given")
-        interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", str(table["kind"]))
-        return _validate(interpreter.options_type, table, f"stages.{stage}.model_interpreter_options")
+            if default is None:
+                raise ConfigurationError(f"{where}: `kind` is not given, and no interpreter fits the model")
+            table = {"kind": default.kind, **table}
+        interpreter: type[Interpreter[Any, Any]] = self.class_of("interpreters", _name(table["kind"], f"{where}.kind"))
+        return _validate(interpreter.options_type, table, where)
 
     @cached_property
     def _offered(self) -> dict[str, dict[str, Mapping[str, Any]]]:
         """The presets that come by the door, by name and origin; what is broken is left out."""
         offered: dict[str, dict[str, Mapping[str, Any]]] = {}
         for door in self.doors.open("presets"):
-            if self.doors.problem(door):
+            try:
+                tables = door.load()
+            except ConfigurationError:  # `bibwatch plugins` tells of it
                 continue
-            for name, table in door.load().items():
-                offered.setdefault(name, {})[door.origin] = _as_table(table)
+            for name, table in tables.items():
+                offered.setdefault(name, {})[door.origin] = table
         return offered
 
-    def _spelt(self, preset: str) -> str:
-        """Return the preset's name as it is written: `my_qwen`, as an environment variable has it, is `my-qwen`."""
-        alike = self._alike(preset)
-        if not alike:
-            raise ConfigurationError(self.unknown("preset", preset, self.presets))
-        return preset if preset in alike else alike[0]
+    @cached_property
+    def _own(self) -> dict[str, Mapping[str, Any]]:
+        """The presets of the configuration, by the name they have or take the place of."""
+        own: dict[str, Mapping[str, Any]] = {}
+        for name, table in self._configured.items():
+            known = next((each for each in (*own, *self._offered) if alike(each, name)), name)
+            if known in own:
+                raise ConfigurationError(f"presets.{name} and presets.{known} are the same name: `-` and `_` are alike")
+            own[known] = table
+        return own
 
-    def _alike(self, preset: str) -> list[str]:
-        return [name for name in self.presets if name.replace("_", "-") == preset.replace("_", "-")]
+    def _spelt(self, preset: str, where: str = "") -> str:
+        """Return the preset's name as it is written: `my_qwen`, as an environment variable has it, is `my-qwen`."""
+        for name in self.presets:
+            if alike(name, preset):
+                return name
+        raise ConfigurationError(f"{where}: " * bool(where) + self.unknown("preset", preset, self.presets))
 
     def _inherited(self, preset: str, via: tuple[str, ...]) -> dict[str, Any]:
         if preset in via:
             raise ConfigurationError(f"presets.{preset}: base leads back to itself ({' -> '.join(via)})")
-        if preset not in self._own:
-            return self._based(self._one_offered(preset), preset, via)
-        table = self._own[preset]
-        if table.get("base") == preset and preset in self._offered:  # a changed one: [presets.x] base = "x"
-            changes = {name: value for name, value in table.items() if name != "base"}
-            return {**self._based(self._one_offered(preset), preset, via), **changes}
-        return self._based(table, preset, via)
+        own, where = self._own.get(preset), f"presets.{preset}"
+        if own is None:
+            return self._based(self._one_offered(preset), preset, via, where)
+        if preset in self._offered and alike(str(own.get("base")), preset):  # a changed one: [presets.x] base = "x"
+            return _changed(self._based(self._one_offered(preset), preset, via, where), own)
+        return self._based(own, preset, via, where)
 
-    def _based(self, given: Mapping[str, Any], preset: str, via: tuple[str, ...]) -> dict[str, Any]:
-        table = dict(given)
-        base = table.pop("base", None)
-        if base is None:
-            return table
-        return {**self._inherited(self._spelt(str(base)), (*via, preset)), **table}
+    def _based(self, given: Mapping[str, Any], preset: str, via: tuple[str, ...], where: str) -> dict[str, Any]:
+        if "base" not in given:
+            return dict(given)
+        base = self._spelt(_name(given["base"], f"{where}.base"), f"{where}.base")
+        return _changed(self._inherited(base, (*via, preset)), given)
 
     def _one_offered(self, preset: str) -> Mapping[str, Any]:
         origins = self._offered[preset]
@@ -217,11 +264,32 @@ class Registry:
         return unknown(what, name, names) + more
 
 
-def _as_table(given: object) -> Mapping[str, Any]:
-    """Return a preset as a table; a plugin may also give options made in code."""
-    if isinstance(given, ModelOptions):
-        return given.model_dump(exclude_unset=True) | {"kind": given.kind}
-    return given if isinstance(given, Mapping) else {"kind": f"no table: {given!r}"}
+def alike(name: str, other: str) -> bool:
+    """Tell whether two names are the same but for `-` and `_`: environment variables have no `-`."""
+    return name.replace("_", "-") == other.replace("_", "-")
+
+
+def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset with changes; what is said about a model does not hold for another one."""
+    other = any(key in changes and changes[key] != base.get(key) for key in ("repo_id", "model_name"))
+    kept = {key: value for key, value in base.items() if not (other and key in _OF_THE_WEIGHTS)}
+    return kept | {key: value for key, value in changes.items() if key != "base"}
+
+
+def _name(given: object, where: str) -> str:
+    if not isinstance(given, str):
+        raise ConfigurationError(f"{where}: not a name: {given!r}")
+    return given
+
+
+def _parsed(given: object) -> object:
+    """Return a table that an environment variable gives as JSON; anything else as it is."""
+    if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
+        try:
+            return json.loads(given)
+        except ValueError:
+            return given
+    return given
 
 
 def _any_model(gives: Gives) -> ModelOptions:
@@ -235,29 +303,11 @@ def _validate(model: type[ModelT], table: Mapping[str, Any], where: str) -> Mode
     try:
         return model.model_validate(dict(table))
     except ValidationError as exc:
+        # A list or a table that comes from an environment variable is text still.
+        wrong = {str(error["loc"][0]) for error in exc.errors() if error["loc"]}
+        parsed = {key: _parsed(value) if key in wrong else value for key, value in table.items()}
+        if parsed != table:
+            return _validate(model, parsed, where)
         raise ConfigurationError(explain(exc, lambda _: model.model_fields, where)) from exc
-
-
-def explain(
-    exc: ValidationError, names_at: Callable[[Sequence[int | str]], Collection[str] | None], where: str = ""
-) -> str:
-    """Put a validation error into words: one line per mistake, with the nearest known name for a misspelt key.
-
-    `names_at` tells which keys are allowed at a place; `where` is the place of the whole.
-    """
-    lines = []
-    for error in exc.errors(include_url=False):
-        *above, last = error["loc"] or ("",)
-        place = ".".join(filter(None, [where, *map(str, error["loc"])]))
-        if error["type"] == "extra_forbidden":
-            lines.append(unknown("key", place, names_at(above) or (), str(last)))
-        else:
-            lines.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
-
-
-def unknown(what: str, name: str, names: Collection[str], word: str | None = None) -> str:
-    """Say that a name is not known, and which known one is nearest."""
-    near = difflib.get_close_matches(word or name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
-    return f"unknown {what} {name!r}; {hint}"
+    except Exception as exc:  # a plugin's validator
+        raise ConfigurationError(f"{where}: {type(exc).__name__}: {one_line(exc)}") from exc

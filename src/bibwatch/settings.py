@@ -19,10 +19,12 @@ from pydantic_settings.exceptions import SettingsError
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits
-from bibwatch.registry import Registry, explain, unknown
+from bibwatch.registry import Registry
+from bibwatch.wording import explain, unknown
 
 PREFIX = "BIBWATCH_"
 CONFIG_VARIABLE = "BIBWATCH_CONFIG"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NEVER_A_FOLDER = {errno.ELOOP, errno.ENAMETOOLONG}
 
 
@@ -130,9 +132,21 @@ class Settings(BaseSettings):
     @classmethod
     def _names(cls, cameras: dict[str, CameraSettings]) -> dict[str, CameraSettings]:
         for name in cameras:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no camera name; use letters, digits, '.', '_' and '-'")
         return cameras
+
+    @field_validator("stages", "presets")
+    @classmethod
+    def _plain_names(cls, tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in tables:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_' and '-'")
+            if alike := [
+                other for other in tables if other < name and other.replace("_", "-") == name.replace("_", "-")
+            ]:
+                raise ValueError(f"{alike[0]} and {name} are the same name: `-` and `_` are alike")
+        return tables
 
     @classmethod
     def settings_customise_sources(
@@ -166,7 +180,9 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as exc:
         raise ConfigurationError(f"{source}: {explain(exc, _names_at)}") from exc
     except SettingsError as exc:
-        raise ConfigurationError(f"{source}: {exc} ({exc.__cause__})") from exc
+        raise ConfigurationError(
+            f'{source}: {exc} ({exc.__cause__}); lists and tables are written as JSON, such as ["one"] or {{"a": 1}}'
+        ) from exc
     except (ValueError, OSError) as exc:  # TOML that does not parse, a file that cannot be read
         raise ConfigurationError(f"{source}: {exc}") from exc
     _check_cameras(found.cameras)

@@ -76,7 +76,14 @@ def test_not_allowed_it_is_listed_but_not_imported(run: Run, installed: Path) ->
     for row in found.values():
         assert not row["allowed"]
         assert 'to allow it: plugins = ["bibwatch-exposure"] in config.toml' in str(row["problem"])
-    assert not list(installed.glob("bibwatch_exposure/__pycache__")), "it was imported"
+    mark = installed / "bibwatch_exposure" / "imported"
+    module = installed / "bibwatch_exposure" / "__init__.py"
+    module.write_text("from pathlib import Path\nPath(__file__).with_name('imported').touch()\n")
+    run("presets")
+    run("read", "--help")
+    assert not mark.exists(), "it was imported"
+    run("presets", **ALLOWED)
+    assert mark.exists(), "this test cannot fail"
 
 
 def test_not_allowed_none_of_it_can_be_chosen_and_one_line_says_how(run: Run) -> None:

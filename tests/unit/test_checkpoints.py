@@ -107,6 +107,28 @@ def test_and_nothing_else(text: dict[str, Any]) -> None:
     assert config == {"text_config": text}
 
 
+def test_a_model_that_is_not_here_says_what_to_do_with_and_without_internet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError) as refused:
+        checkpoints.folder(sized(repo_id="Qwen/Qwen2-VL-2B-Instruct", download_gb=4.42, revision="main"))
+    said = str(refused.value)
+    assert said.startswith(
+        f"preset x: Qwen/Qwen2-VL-2B-Instruct is no folder, and not in the Hugging Face cache {tmp_path}"
+    )
+    for word in (
+        "HF_HOME",
+        "(4.42 GB)",
+        "`hf download Qwen/Qwen2-VL-2B-Instruct --revision main`",
+        "--local-dir",
+        "repo_id",
+    ):
+        assert word in said
+    assert "\n" not in said
+
+
 class TestTransformersOptions:
     NOTED = {  # noqa: RUF012  # the design note's own fields and values
         "repo_id": "ds4sd/SmolDocling-256M-preview", "trust_remote_code": False, "load_in_8bit": True,

@@ -116,7 +116,7 @@ def test_every_command_has_help_for_every_option() -> None:
         command = group.get_command(context, name)
         assert command is not None
         assert command.help, name
-        for parameter in command.params:
+        for parameter in command.get_params(context):
             assert isinstance(parameter, click.Argument) or parameter.help, f"{name} {parameter.name}"  # type: ignore[attr-defined]
 
 

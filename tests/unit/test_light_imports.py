@@ -51,6 +51,8 @@ def imported(statement: str, folder: Path) -> set[str]:
         "import bibwatch.runtimes.hf_transformers, bibwatch.runtimes.mlx, bibwatch.runtimes.vllm",
         "import bibwatch.runtimes.openai_like, bibwatch.stages.table, bibwatch.plugins",
         "import bibwatch.daemon",
+        "import image_rec_mod.main",
+        "import bibwatch.comparing",
         command("--help"),
         command("run", "--help"),
         command("read", "--help"),

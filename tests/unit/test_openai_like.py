@@ -119,10 +119,11 @@ def test_only_what_is_wanted_is_sent_to_servers_that_may_not_know_it(
     server: Server, ask: Callable[..., list[Prediction]]
 ) -> None:
     ask(logprobs=False)
-    ask(stop=("</doctag>",), skip_special_tokens=False)
+    ask(stop=("</doctag>",), skip_special_tokens=False, temperature=0.7, top_p=0.9, seed=0)
     plain, more = (asked.body for asked in server.asked)
     assert plain.keys() == {"model", "messages", "max_tokens", "temperature"}
     assert (more["stop"], more["skip_special_tokens"]) == (["</doctag>"], False)
+    assert (more["temperature"], more["top_p"], more["seed"]) == (0.7, 0.9, 0)
 
 
 def test_extra_body_comes_last(server: Server, ask: Callable[..., list[Prediction]]) -> None:

@@ -17,7 +17,7 @@ from bibwatch.images import ImageLimits
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.pipeline import pipeline as module
 from bibwatch.pipeline.pipeline import Pipeline
-from bibwatch.runtimes.base import Box, ModelOptions, Prediction, Runtime, TextLine
+from bibwatch.runtimes.base import Box, Gives, ModelOptions, Prediction, Runtime, TextLine
 from bibwatch.settings import PipelineSettings
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
 from bibwatch.states import State
@@ -29,10 +29,16 @@ from bibwatch.store.report import Report
 LINE = TextLine("123", 0.99, Box(40, 40, 60, 60))
 
 
+class ScriptedOptions(ModelOptions):
+    """Options of an OCR."""
+
+    gives = Gives.LINES
+
+
 class Scripted(Runtime[ModelOptions]):
     """Answers every image with `answer`, and remembers how many it was asked about together."""
 
-    options_type = ModelOptions
+    options_type = ScriptedOptions
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)
@@ -64,7 +70,7 @@ class Bench:
         self.database.migrate()
         self.ledger = Ledger(self.database)
         self.report = Report(self.database)
-        self.runtime = Scripted(ModelOptions(kind="scripted", name="scripted", batch_size=4))
+        self.runtime = Scripted(ScriptedOptions(kind="scripted", name="scripted", batch_size=4))
         self.settings = PipelineSettings(batch_wait_seconds=0, max_attempts=3)
         self.pipeline = self.make()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
@@ -161,3 +162,100 @@ def test_an_interpreter_is_chosen_independently_of_the_runtime() -> None:
     stages = {"odd": {"kind": "bib_number", "model_interpreter_options": {"kind": "bib_json"}}}
     with pytest.raises(ConfigurationError, match="interpreter bib_json needs a reply to a prompt, preset rapidocr"):
         Registry(stages=stages).stage("odd", "rapidocr")
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        ({"a": {"base": "nope"}}, "presets.a.base: unknown preset 'nope'"),
+        ({"a": {"base": 3}}, "presets.a.base: not a name: 3"),
+        ({"a": {"kind": 3}}, "presets.a.kind: not a name: 3"),
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "base leads back to itself"),
+        ({"a": {"base": "rapidocr", "stages": ["bib_numbr"]}}, "presets.a.stages: unknown kind of stage 'bib_numbr'"),
+        ({"a-b": {"kind": "vision_ocr"}, "a_b": {"kind": "vision_ocr"}}, "are the same name"),
+    ],
+)
+def test_a_preset_that_cannot_be(presets: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Registry(presets=presets).model_options("a")
+    assert message in str(caught.value)
+
+
+def test_another_spelling_of_a_built_in_changes_it() -> None:
+    """BIBWATCH_PRESETS__QWEN_VLLM__API_URL has no way to write `-`."""
+    registry = Registry(presets={"qwen_vllm": {"base": "qwen_vllm", "api_url": "http://gpu.local/v1"}})
+    for name in ("qwen-vllm", "qwen_vllm"):
+        assert registry.model_options(name).model_dump()["api_url"] == "http://gpu.local/v1"
+    assert "qwen_vllm" not in registry.presets
+
+
+def test_what_is_said_of_a_model_does_not_hold_for_another() -> None:
+    registry = Registry(presets={"mine": {"base": "qwen2.5-vl-3b", "repo_id": "me/mine"}})
+    mine = registry.model_options("mine")
+    assert (mine.licence, mine.download_gb, mine.memory_gb) == (None, None, None)
+    assert mine.longest_side == registry.model_options("qwen2.5-vl-3b").longest_side
+
+
+def test_an_environment_variable_writes_lists_and_tables_as_json() -> None:
+    registry = Registry(
+        presets={"mine": {"base": "qwen-vllm", "stop": '["END"]', "batch_size": "3"}},
+        stages={"table": {"model_options": '{"kind":"vision_ocr","longest_side":"640"}', "labels": '["photo"]'}},
+    )
+    assert registry.model_options("mine").model_dump()["stop"] == ("END",)
+    options = registry.stage_options("table", "mine")
+    assert (options.model_options.longest_side, options.model_options.name) == (640, "table")
+    assert options.model_dump()["labels"] == ("photo",)
+
+
+def test_a_stages_own_model_may_inherit() -> None:
+    registry = Registry(stages={"sheet": {"kind": "table", "model_options": {"base": "rapidocr", "longest_side": 640}}})
+    assert registry.stage_options("sheet", "qwen-vllm").model_options.longest_side == 640
+
+
+def test_interpreter_options_without_a_kind_are_for_the_one_that_fits() -> None:
+    registry = Registry(stages={"bib_number": {"model_interpreter_options": {"pattern": "9.."}}})
+    for preset, kind in (("rapidocr", "bib_lines"), ("qwen-vllm", "bib_json")):
+        chosen = registry.stage_options("bib_number", preset).model_interpreter_options
+        assert (chosen.kind, chosen.model_dump(mode="json")["pattern"]) == (kind, "9..")
+
+
+@pytest.mark.parametrize(
+    ("stage", "interpreter", "message"),
+    [
+        ("bib_number", "table_lines", "interpreter table_lines makes no bibs of an answer"),
+        ("table", {"kind": "bib_lines"}, "interpreter bib_lines makes no table of an answer"),
+        ("bib_number", 5, "stages.bib_number.model_interpreter_options: neither a kind nor a table of options: 5"),
+        ("bib_number", {"kind": 5}, "stages.bib_number.model_interpreter_options.kind: not a name: 5"),
+        ("bib_number", {"patern": "x"}, "did you mean 'pattern'?"),
+    ],
+)
+def test_an_interpreter_that_does_not_fit_is_refused(stage: str, interpreter: object, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Registry(stages={stage: {"model_interpreter_options": interpreter}}).stage(stage, "rapidocr")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset"),
+    [
+        ("bib_number", "rapidocr"),
+        ("bib_number", "qwen-vllm"),
+        ("table", "rapidocr"),
+        ("vision_convert", "smoldocling"),
+        ("picture_description", "llava"),
+        ("code_understanding", "smol-mlx"),
+    ],
+)
+def test_the_options_of_a_stage_survive_json(stage: str, preset: str) -> None:
+    options = REGISTRY.stage_options(stage, preset)
+    again = REGISTRY.options(json.loads(options.model_dump_json()))
+    assert again == options
+    assert again.fingerprint() == options.fingerprint()
+
+
+def test_a_reply_is_held_to_a_form_only_where_there_is_one() -> None:
+    stages = {"bib_number": {"constrained": True}, "picture_description": {"constrained": True}}
+    registry = Registry(stages=stages)
+    assert registry.stage("bib_number", "qwen-vllm").interpreter.constraint is not None
+    with pytest.raises(ConfigurationError, match="constrained: plain_text takes replies of any form"):
+        registry.stage("picture_description", "qwen-vllm")

@@ -7,62 +7,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.interpreters.bib_lines import BibLines
-from bibwatch.registry import Registry, unknown
+from bibwatch.registry import Registry
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 from bibwatch.stages.bib_number import BibNumber
-
-_GOOD = """
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import Literal
-
-    from bibwatch.runtimes.base import ModelOptions, Prediction, Runtime
-
-    Path(__file__).with_suffix(".imported").touch()
-
-
-    class Options(ModelOptions):
-        kind: Literal["{kind}"] = "{kind}"
-        wisdom: int = 1
-
-
-    class Plugin(Runtime[Options]):
-        options_type = Options
-
-        def load(self) -> None:
-            pass
-
-        def predict_batch(self, images, prompt, *, constraint=None) -> Iterator[Prediction]:
-            return (Prediction(text="42") for _ in images)
-
-        def close(self) -> None:
-            pass
-"""
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put a distribution on sys.path that brings a runtime; return the file that its import makes."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def install(name: str, kind: str, source: str = _GOOD, *, target: str = "Plugin", group: str = "runtimes") -> Path:
-        module = f"plugin_{name.replace('-', '_')}"
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        (tmp_path / f"{module}.py").write_text(dedent(source).replace("{kind}", kind))
-        info = tmp_path / f"{module}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[bibwatch.{group}]\n{kind} = {module}:{target}\n")
-        return tmp_path / f"{module}.imported"
-
-    return install
+from bibwatch.wording import unknown
 
 
 def fingerprint(
@@ -259,7 +213,6 @@ def test_a_default_that_is_written_out_does_not_change_the_hash() -> None:
         ({}, {"accept_confidence": 0.5}),
         ({}, {"doubtful": "x"}),
         ({}, {"edge": 0.1}),
-        ({}, {"prompt": "Which bibs?"}),
         ({}, {"model_interpreter_options": {"kind": "bib_lines", "pattern": "x"}}),
         ({}, {"model_interpreter_options": {"kind": "bib_lines", "min_confidence": 0.1}}),
     ],
@@ -271,6 +224,12 @@ def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stag
 def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> None:
     """An option that is added has to be decided on."""
     assert set(VisionOcrOptions().identity()) == {"kind", "boxes", "markup", "longest_side", "enlarge", "min_score"}
+
+
+def test_a_prompt_changes_the_hash_only_of_a_model_that_is_asked() -> None:
+    registries = [Registry(stages={"bib_number": stage}) for stage in ({}, {"prompt": "Which bibs?"})]
+    for preset, number in (("rapidocr", 1), ("qwen-vllm", 2)):
+        assert len({each.stage_options("bib_number", preset).fingerprint() for each in registries}) == number
 
 
 def test_the_hash_is_the_same_in_every_process() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.interpreters.code_block import CodeBlock
+from bibwatch.interpreters.doctags import DocTags
 from bibwatch.interpreters.plain_text import PlainText
 from bibwatch.interpreters.table import TableLines, TableText
 from bibwatch.runtimes.base import Box, Finish, Gives, Prediction, TextLine
@@ -29,12 +32,14 @@ class TestBibNumberOfLines(StageConformance):
     interpreter = BibLines
     gives = Gives.LINES
     good = Prediction(lines=(line("1042", 100, 100),), finish=Finish.STOP)
+    boxes = 1
 
 
 class TestBibNumberOfReplies(StageConformance):
     stage = BibNumber
     interpreter = BibJson
-    good = says('{"bibs": [{"number": "0042"}]}')
+    good = says('{"bibs": [{"number": "0042", "box": [100, 100, 300, 200]}]}')
+    boxes = 1
 
 
 class TestPictureDescription(StageConformance):
@@ -47,6 +52,14 @@ class TestVisionConvert(StageConformance):
     stage = VisionConvert
     interpreter = PlainText
     good = says("# Start list\n\n1. Ada")
+
+
+class TestVisionConvertOfDocTags(StageConformance):
+    stage = VisionConvert
+    interpreter = DocTags
+    model: ClassVar[dict[str, Any]] = {"markup": "doctags"}
+    good = says("<doctag><text><loc_0><loc_0><loc_250><loc_100>Start list</text></doctag>")
+    boxes = 1
 
 
 class TestCodeUnderstanding(StageConformance):

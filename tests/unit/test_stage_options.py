@@ -17,7 +17,7 @@ from bibwatch.errors import ConfigurationError
 from bibwatch.registry import Registry
 
 Invoke = Callable[..., Result]
-READING = ("read", "run", "config")
+READING = ("read", "run", "config", "compare")
 
 
 @pytest.fixture
@@ -49,8 +49,11 @@ def test_every_command_that_reads_photos_has_an_option_for_every_option_of_every
     for stage in registry.stages:
         assert f"--stage-{stage}-model".replace("_", "-") in flags
         assert f"--stage-{stage}-interpreter".replace("_", "-") in flags
-        for field in registry.stage_class(stage).options_type.model_fields:
-            if field not in ("kind", "model_options", "model_interpreter_options"):
+        options_type = registry.stage_class(stage).options_type
+        for field in options_type.model_fields:
+            if field in options_type.further_models:
+                assert f"--stage-{stage}-{field}".removesuffix("_options").replace("_", "-") in flags
+            elif field not in ("kind", "model_options", "model_interpreter_options"):
                 assert f"--stage-{stage}-{field}".replace("_", "-") in flags
 
 
@@ -58,8 +61,10 @@ def test_every_command_that_reads_photos_has_an_option_for_every_option_of_every
 def test_the_generated_options_have_help(name: str) -> None:
     command = cli.cli.get_command(click.Context(cli.cli), name)
     assert command
-    for option in command.get_params(click.Context(command)):
-        assert not isinstance(option, click.Option) or option.help, option.opts
+    options = [option for option in command.get_params(click.Context(command)) if isinstance(option, click.Option)]
+    assert sum(isinstance(option, StageOption) for option in options) > 30
+    for option in options:
+        assert option.help, option.opts
 
 
 def test_help_shows_them_by_stage_with_types_and_defaults(invoke: Invoke) -> None:
@@ -125,7 +130,29 @@ def test_the_preset_of_the_command_line_comes_before_a_stages_own(invoke: Invoke
 
 def test_an_interpreter_is_chosen_by_its_kind(invoke: Invoke) -> None:
     words = ("--stage", "vision_convert", "--preset", "smoldocling", "--stage-vision-convert-interpreter", "plain_text")
-    assert stages(invoke("config", *words))["vision_convert"]["model_interpreter_options"] == "plain_text"
+    assert stages(invoke("config", *words))["vision_convert"]["model_interpreter_options"] == {"kind": "plain_text"}
+
+
+def test_an_option_of_the_interpreter_is_one_of_the_stage(invoke: Invoke) -> None:
+    """And naming the interpreter leaves what config.toml says of it."""
+    Path("config.toml").write_text("[stages.bib_number.model_interpreter_options]\npattern = '9\\d{3}'\n")
+    words = ("--stage-bib-number-interpreter", "bib_lines", "--stage-bib-number-min-confidence", "0.5")
+    found = stages(invoke("config", *words))["bib_number"]["model_interpreter_options"]
+    assert found == {"kind": "bib_lines", "min_confidence": "0.5", "pattern": r"9\d{3}"}
+    text = " ".join(invoke("read", "--help").output.split())
+    assert r"[default: 9\d{3}]" in text
+
+
+def test_only_interpreters_that_fit_a_stage_are_choices(invoke: Invoke) -> None:
+    result = invoke("config", "--stage-bib-number-interpreter", "table_lines")
+    assert result.exit_code == 2
+    assert "unknown kind of interpreter 'table_lines'; did you mean 'bib_lines'?" in result.output
+
+
+def test_a_preset_and_another_model_for_the_stage_are_refused(invoke: Invoke) -> None:
+    result = invoke("config", "--preset", "qwen-vllm", "--stage-bib-number-model", "rapidocr")
+    assert result.exit_code == 2
+    assert "--preset and the model of stage bib_number are the same option" in result.output
 
 
 def test_a_pair_that_cannot_work_is_refused_before_anything_is_read(invoke: Invoke) -> None:

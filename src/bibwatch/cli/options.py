@@ -42,16 +42,19 @@ def for_folders(command: F) -> F:
 
 def for_reading(command: F) -> F:
     """Give a command that reads photos its `settings`; the command is a StageCommand."""
-    return _with_settings(command, _config)
+    return _with_settings(command, _config, check=True)
 
 
 def for_watching(command: F) -> F:
     """Give a command that does all of it its `settings`; the command is a StageCommand."""
-    return _with_settings(command, _config, _camera, _database)
+    return _with_settings(command, _config, _camera, _database, check=True)
 
 
-def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
-    """Add options to a command, and call it with the settings they make."""
+def _with_settings(command: F, *options: Callable[[Any], Any], check: bool = False) -> F:
+    """Add options to a command, and call it with the settings they make.
+
+    With `check`, every preset and stage of the configuration has to be right; commands that only look go without.
+    """
 
     @functools.wraps(command)
     def call(
@@ -73,7 +76,9 @@ def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
         of_stages = stage_options.given(click.get_current_context())
         if preset is not None:  # a stage's own model gives way to the command line
             chosen = stage or settings.load(config).stage
-            of_stages.setdefault(chosen, {}).setdefault("model_options", preset)
+            if "model_options" in of_stages.setdefault(chosen, {}):
+                raise click.UsageError(f"--preset and the model of stage {chosen} are the same option; give one")
+            of_stages[chosen]["model_options"] = preset
         if of_stages:
             given["stages"] = of_stages
         found = settings.load(config, **given)
@@ -82,7 +87,8 @@ def _with_settings(command: F, *options: Callable[[Any], Any]) -> F:
                 raise click.UsageError(
                     f"there are options of stage {name}, but the stage is {found.stage}: --stage {name}"
                 )
-        found.registry().check()
+        if check:
+            found.registry().check()
         return command(settings=found, **others)
 
     for option in reversed(options):

@@ -29,7 +29,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
     from bibwatch.plugins import OWN, how_to_allow
 
     registry = settings.registry()
-    problems = registry.problems()
+    problems = registry.doors.problems()
     rows = [
         {
             "plugin": door.distribution,
@@ -42,6 +42,10 @@ def command(*, settings: Settings, as_json: bool) -> None:
         for door in registry.doors.all
         if door.distribution != OWN or door in problems
     ]
+    rows += [
+        {"plugin": name, "version": None, "group": None, "name": None, "allowed": True, "problem": "is not installed"}
+        for name in registry.doors.missing()
+    ]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -52,10 +56,10 @@ def command(*, settings: Settings, as_json: bool) -> None:
     table = Table("plugin", "version", "brings", "name", "state", box=box.SIMPLE_HEAD)
     for row in rows:
         state = "not allowed" if not row["allowed"] else "cannot be used" if row["problem"] else "in use"
-        table.add_row(*(escape(str(row[key])) for key in ("plugin", "version", "group", "name")), state)
+        table.add_row(*(escape(str(row[key] or "")) for key in ("plugin", "version", "group", "name")), state)
     console = Console()
     console.print(table)
     lines = [f"{name} is not allowed and was not imported; {how_to_allow(name)}" for name in registry.doors.closed()]
-    lines += [str(row["problem"]) for row in rows if row["allowed"] and row["problem"]]
+    lines += [f"{row['plugin']}: {row['problem']}" for row in rows if row["allowed"] and row["problem"]]
     for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)

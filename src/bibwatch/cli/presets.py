@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bibwatch.cli.options import as_json, for_config
-from bibwatch.errors import ConfigurationError
+from bibwatch.errors import ConfigurationError, one_line
 
 if TYPE_CHECKING:
     from bibwatch.registry import Registry
     from bibwatch.settings import Settings
 
+_HERE = {True: "[green]yes[/green]", None: "not asked"}  # another machine is not asked before it is used
 _WIDTH = 118  # characters; the table is no use in fewer
 
 
@@ -33,7 +34,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row))
         return
-    why_not = list(dict.fromkeys(row["why_not"] for row in rows if not row["runs_here"]))
+    why_not = list(dict.fromkeys(row["why_not"] for row in rows if row["runs_here"] is False))
     table = Table(
         *(Column(name, no_wrap=True) for name in ("preset", "kind", "device")),
         "licence",
@@ -42,7 +43,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
         box=box.SIMPLE_HEAD,
     )
     for row in rows:
-        here = "[green]yes[/green]" if row["runs_here"] else f"no ({why_not.index(row['why_not']) + 1})"
+        here = _HERE.get(row["runs_here"]) or f"no ({why_not.index(row['why_not']) + 1})"
         facts = (row.get(key) for key in ("kind", "device", "licence", "download_gb", "memory_gb"))
         table.add_row(row["name"], *(escape(_text(fact)) for fact in facts), here)
     console = Console()
@@ -57,9 +58,13 @@ def _row(registry: Registry, name: str) -> dict[str, Any]:
         options = registry.model_options(name)
     except ConfigurationError as exc:  # one preset that cannot be must not hide the others
         return {"name": name, "runs_here": False, "why_not": str(exc)}
-    why_not = options.obstacle()
+    try:
+        why_not = options.obstacle()
+    except Exception as exc:  # noqa: BLE001  # a plugin's
+        why_not = f"cannot tell: {type(exc).__name__}: {one_line(exc)}"
     facts = {"model": options.model, "device": options.place, "gives": options.gives}
-    return options.model_dump(mode="json") | facts | {"runs_here": why_not is None, "why_not": why_not}
+    runs_here = None if options.is_elsewhere and not why_not else why_not is None
+    return options.model_dump(mode="json") | facts | {"runs_here": runs_here, "why_not": why_not}
 
 
 def _text(value: object) -> str:

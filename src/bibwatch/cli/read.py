@@ -30,7 +30,7 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
     Exits with 1 if any of them could not be read.
     """
     chosen = settings.registry().stage(settings.stage, settings.preset)
-    chosen.runtime.load()
+    chosen.load()
     failed = False
     for path, photo, outcome, error in _answers(files, settings, chosen):
         failed |= error is not None
@@ -39,16 +39,15 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
         elif error is not None:
             click.echo(f"{shown(path)}: {error}", err=True)
         elif outcome is not None:
-            click.echo(_headed(path, chosen.text(outcome), alone=len(files) == 1))
+            # What a stage other than bib_number says of one file stands alone, to be redirected into one.
+            alone = outcome.output is not None and len(files) == 1
+            click.echo(chosen.text(outcome) if alone else _headed(path, chosen.text(outcome)))
     if failed:
         click.get_current_context().exit(1)
 
 
-def _headed(path: str, text: str, *, alone: bool) -> str:
-    """Put the file's name before what was read; a table or document of one file stands alone, to be redirected."""
-    if "\n" not in text:
-        return f"{shown(path)}: {text}"
-    return text if alone else f"{shown(path)}:\n{text}\n"
+def _headed(path: str, text: str) -> str:
+    return f"{shown(path)}:\n{text}\n" if "\n" in text else f"{shown(path)}: {text}"
 
 
 def _answers(files: tuple[str, ...], settings: Settings, stage: Stage[Any]) -> Iterator[Answer]:
@@ -84,7 +83,7 @@ def _record(path: str, photo: Photo | None, outcome: Outcome | None, error: str 
             "bib": reading.bib,
             "confidence": round(reading.confidence, 4),
             "verdict": reading.verdict,
-            "box": reading.box and [round(side, 1) for side in vars(reading.box).values()],
+            "box": reading.box and reading.box.rounded(),
         }
         for reading in outcome.readings
     ]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import click
 
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from bibwatch.registry import Registry
 
 _REGISTRY, _GIVEN = f"{__name__}.registry", f"{__name__}.given"
-_OWN = ("kind", "model_options", "model_interpreter_options")  # fields that are not set as they are
+_INTERPRETER = "model_interpreter_options"
+_OWN = ("kind", "model_options", _INTERPRETER)  # fields that are not set as they are
 
 
 class StageCommand(click.Command):
     """A command that reads photos: it has an option for every option of every stage."""
+
+    several_presets: ClassVar[bool] = False  # --preset once for each; they are the command's `presets`
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_REGISTRY] = _registry(_config_named_in(args))
@@ -37,7 +40,8 @@ class StageCommand(click.Command):
         # Made once for each context: click asks several times, and compares what it gets.
         made = ctx.meta.setdefault(f"{__name__}.options", [])
         if not made:
-            made.extend(_options(ctx.meta.setdefault(_REGISTRY, _registry(None))))
+            registry = ctx.meta.setdefault(_REGISTRY, _registry(None))
+            made.extend(_options(registry, several_presets=self.several_presets))
         return [*self.params, *made, *filter(None, [self.get_help_option(ctx)])]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -55,11 +59,11 @@ class StageCommand(click.Command):
 class StageOption(click.Option):
     """One option of one stage; its value goes to the tables of the configuration, not to the command."""
 
-    def __init__(self, stage: str, key: str, name: str, **attributes: Any) -> None:
+    def __init__(self, stage: str, key: tuple[str, ...], name: str, **attributes: Any) -> None:
         flag = f"--stage-{stage}-{name}".replace("_", "-")
         if attributes.get("is_flag"):
             flag = f"{flag}/{flag.replace('--stage-', '--no-stage-', 1)}"
-        name = re.sub(r"\W", "_", f"stage_{stage}_{key}")
+        name = re.sub(r"\W", "_", f"stage_{stage}_{'_'.join(key)}")
         super().__init__([flag, name], expose_value=False, callback=self._keep, **attributes)
         self.stage = stage
         self.key = key
@@ -67,7 +71,10 @@ class StageOption(click.Option):
 
     def _keep(self, ctx: click.Context, _: click.Parameter, value: Any) -> Any:
         if value is not None:
-            given(ctx).setdefault(self.stage, {})[self.key] = value
+            table = given(ctx).setdefault(self.stage, {})
+            for name in self.key[:-1]:
+                table = table.setdefault(name, {})
+            table[self.key[-1]] = value
         return value
 
 
@@ -116,7 +123,7 @@ def given(ctx: click.Context) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _options(registry: Registry) -> Iterator[click.Option]:
+def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Option]:
     presets, stages = registry.presets, registry.stages
     yield click.Option(
         ["--stage"],
@@ -125,43 +132,58 @@ def _options(registry: Registry) -> Iterator[click.Option]:
         help=f"What is done with the photos: {', '.join(stages)}.",
     )
     yield click.Option(
-        ["--preset"],
+        ["--preset", "presets" if several_presets else "preset"],
         type=NameType(registry, "preset", presets),
+        multiple=several_presets,
+        required=several_presets,
         metavar="NAME",
-        help=f"Which model does it (`bibwatch presets` tells of each): {', '.join(presets)}.",
+        help=f"Which model does it{', once for each model' * several_presets} (`bibwatch presets` tells of each): "
+        f"{', '.join(presets)}.",
     )
     for stage in stages:
         try:
-            options_type = registry.stage_class(stage).options_type
-        except ConfigurationError:  # a broken plugin: `bibwatch plugins` tells of it
+            yield from _options_of(registry, stage)
+        except ConfigurationError:  # a broken plugin, or a mistake in config.toml: the command itself tells
             continue
-        configured = registry.stage_table(stage)
-        yield StageOption(
-            stage,
-            "model_options",
-            "model",
-            type=NameType(registry, "preset", presets),
-            metavar="PRESET",
-            help="Which model does it.",
-        )
-        yield StageOption(
-            stage,
-            "model_interpreter_options",
-            "interpreter",
-            type=NameType(registry, "kind of interpreter", registry.kinds("interpreters")),
-            metavar="KIND",
-            help="How the model's answers are understood. [default: what suits the model]",
-        )
-        for key, field in options_type.model_fields.items():
-            if key not in _OWN:
-                yield _option(stage, key, field, configured.get(key, field.get_default(call_default_factory=True)))
 
 
-def _option(stage: str, key: str, field: FieldInfo, default: Any) -> StageOption:
+def _options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
+    """Make the options of one stage: its model, its interpreter, its own fields, those of the interpreters that fit."""
+    options_type = registry.stage_class(stage).options_type
+    configured = registry.stage_table(stage)
+    interpreters = registry.interpreters_for(options_type)
+    preset = NameType(registry, "preset", registry.presets)
+    yield StageOption(
+        stage, ("model_options",), "model", type=preset, metavar="PRESET", help="Which model does it, as --preset."
+    )
+    yield StageOption(
+        stage,
+        (_INTERPRETER, "kind"),
+        "interpreter",
+        type=NameType(registry, "kind of interpreter", list(interpreters)),
+        metavar="KIND",
+        help=f"How the answers are understood: {', '.join(interpreters)}. [default: what suits the model]",
+    )
+    for key, field in options_type.model_fields.items():
+        if key in options_type.further_models:
+            name = key.removesuffix("_options")
+            yield StageOption(stage, (key,), name, type=preset, metavar="PRESET", help=field.description)
+        elif key not in _OWN:
+            yield _option(stage, (key,), field, configured)
+    inner = configured.get(_INTERPRETER)
+    fields = {key: field for each in interpreters.values() for key, field in each.model_fields.items()}
+    for key, field in fields.items():
+        if key != "kind" and key not in options_type.model_fields:
+            yield _option(stage, (_INTERPRETER, key), field, inner if isinstance(inner, Mapping) else {})
+
+
+def _option(stage: str, key: tuple[str, ...], field: FieldInfo, configured: Mapping[str, Any]) -> StageOption:
+    name = key[-1]
+    default = configured.get(name, field.get_default(call_default_factory=True))
     text = f"{field.description or ''} {_default(default)}".strip()
     if field.annotation is bool:
-        return StageOption(stage, key, key, is_flag=True, default=None, help=text)
-    return StageOption(stage, key, key, type=FieldType(field), help=text)
+        return StageOption(stage, key, name, is_flag=True, default=None, help=text)
+    return StageOption(stage, key, name, type=FieldType(field), help=text)
 
 
 def _default(value: Any) -> str:

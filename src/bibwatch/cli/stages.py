@@ -41,7 +41,7 @@ def _row(registry: Registry, name: str, preset: str) -> dict[str, Any]:
     try:
         options_type = registry.stage_class(name).options_type
         row |= {
-            "does": (options_type.__doc__ or "").strip().splitlines()[0],
+            "does": (options_type.__doc__ or " ").strip().partition("\n")[0],
             "works_on": ", ".join(options_type.interpreters),
         }
         options = registry.stage_options(name, preset)

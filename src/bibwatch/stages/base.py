@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from bibwatch.errors import ModelError
+from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.runtimes.base import Box, Gives, Markup, ModelOptions, Prediction, Runtime
@@ -35,10 +36,16 @@ class StageOptions(BaseModel):
     # The stage's own question, by how the model writes; each stage has one for MARKDOWN.
     questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: ""}
 
+    # Fields with further models, which a preset's name may stand for too.
+    further_models: ClassVar[tuple[str, ...]] = ()
+
     kind: str
     model_options: SerializeAsAny[ModelOptions]
     model_interpreter_options: SerializeAsAny[InterpreterOptions]
     prompt: str = Field(default="", description="What the model is asked; empty: the stage's own question.")
+    constrained: bool = Field(
+        default=False, description="Hold the model to the form the interpreter reads, where its engine can do that."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +63,11 @@ class StageOptions(BaseModel):
         return {**data, "model_interpreter_options": chosen}
 
     @classmethod
+    def takes(cls) -> set[str]:
+        """Return which kinds of values the stage can use: what `yields` of its interpreters says."""
+        return {interpreter.yields for interpreter in cls.interpreters.values()}
+
+    @classmethod
     def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:
         """Return the interpreter for a model if none is named; None if the stage can do nothing with its answers."""
         return cls.interpreters.get(model.gives)
@@ -65,24 +77,35 @@ class StageOptions(BaseModel):
         model, interpreter = self.model_options, self.model_interpreter_options
         if model.stages and self.kind not in model.stages:
             raise ValueError(f"preset {model.name} was made for {', '.join(model.stages)} and cannot do {self.kind}")
+        if interpreter.yields not in self.takes():
+            raise ValueError(f"interpreter {interpreter.kind} makes no {' or '.join(self.takes())} of an answer")
         if interpreter.needs is not model.gives:
             raise ValueError(
                 f"interpreter {interpreter.kind} needs {_ANSWERS[interpreter.needs]}, "
-                f"preset {model.name} answers with {_ANSWERS[model.gives]}"
+                f"preset {model.name} answers with {_ANSWERS[model.gives]}; leave its kind out for one that fits"
             )
         return self
+
+    def further(self) -> dict[str, StageOptions]:
+        """Return the stages that this one asks in its turn, by name; they come to it as `further`."""
+        return {}
 
     @property
     def question(self) -> str:
         """What the model is asked."""
-        return self.prompt or self.questions.get(self.model_options.markup, self.questions[Markup.MARKDOWN])
+        model = self.model_options
+        own = self.questions.get(model.markup, self.questions[Markup.MARKDOWN])
+        return self.prompt or model.prompts.get(self.kind) or own
 
     def fingerprint(self) -> str:
         """Hash every option that can change an answer (12 hex digits)."""
         own = self.model_dump(mode="json", exclude={"model_options"})
-        text = json.dumps(
-            own | {"model_options": self.model_options.identity(), "prompt": self.question}, sort_keys=True
-        )
+        own["model_options"] = self.model_options.identity()
+        for name in self.further_models:
+            model = getattr(self, name)
+            own[name] = model.identity() if model else None
+        own["prompt"] = self.question if self.model_options.gives is Gives.TEXT else ""
+        text = json.dumps(own, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -101,6 +124,7 @@ class Reading:
     confidence: float
     verdict: Verdict
     box: Box | None
+    model: str | None = None  # the one that decided, where it was another than the stage's own
 
 
 @dataclass(frozen=True)
@@ -129,33 +153,83 @@ class Stage(ABC, Generic[OptionsT]):
         self.options = options
         self.runtime = runtime
         self.interpreter = interpreter
+        self.further: dict[str, Stage[Any]] = {}
 
     @property
     def longest_side(self) -> int | None:
         """Pixels of the longest side that this stage has any use for; photos may come smaller than full size."""
         return self.options.model_options.longest_side
 
+    def load(self) -> None:
+        """Load the model, and those of further stages. Raises ConfigurationError if this machine cannot run them."""
+        for stage in self.further.values():
+            stage.load()
+        try:
+            self.runtime.load()
+        except BibwatchError:
+            raise
+        except Exception as exc:
+            model = self.options.model_options
+            raise ConfigurationError(f"preset {model.name}: {model.kind} cannot be loaded: {one_line(exc)}") from exc
+
+    def close(self) -> None:
+        """Let the models go."""
+        for stage in self.further.values():
+            stage.close()
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def warm_up(self) -> None:
         """Load the model and make it answer once, so that the first photo does not wait. Raises its errors."""
-        self.runtime.load()
-        for prediction in self.runtime.predict_batch([Image.new("RGB", (64, 64), "white")], self.options.question):
-            if prediction.error:
-                raise prediction.error
+        self.load()
+        with self.runtime.short_answers():
+            for prediction in self.predict([Image.new("RGB", (64, 64), "white")], 1):
+                if prediction.error:
+                    raise prediction.error
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         """Yield one outcome per photo, in order, as the model gives them."""
         photos = list(photos)
-        predictions = self.runtime.predict_batch((photo.image for photo in photos), self.options.question)
+        predictions = self.predict((photo.image for photo in photos), len(photos))
         for photo, prediction in zip(photos, predictions, strict=True):
             yield self._outcome(photo, prediction)
 
-    def _outcome(self, photo: Photo, prediction: Prediction) -> Outcome:
-        if prediction.error:
-            return Outcome(device=prediction.device, seconds=prediction.seconds, error=prediction.error)
+    def predict(self, images: Iterable[Image.Image], number: int) -> Iterator[Prediction]:
+        """Yield one prediction for each of so many images, whatever the runtime does: it may be a plugin's."""
+        constraint = self.interpreter.constraint if self.options.constrained else None
+        trouble, given = "gave fewer predictions than there were images", 0
         try:
-            return self.judge(photo, prediction)
+            predictions = iter(self.runtime.predict_batch(images, self.options.question, constraint=constraint))
+            for prediction in islice(predictions, number):
+                if not isinstance(prediction, Prediction):
+                    raise TypeError(f"gave no Prediction but {type(prediction).__name__}")
+                if given == number - 1 and next(predictions, None) is not None:
+                    raise ValueError("gave more predictions than there were images")
+                given += 1
+                yield prediction
+        except BibwatchError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # a fault in a runtime costs images an attempt, not the daemon its life
+            trouble = one_line(exc)
+        for _ in range(number - given):
+            yield Prediction(error=ModelError(f"runtime {self.options.model_options.kind}: {trouble}"))
+
+    def _outcome(self, photo: Photo, prediction: Prediction) -> Outcome:
+        error = prediction.error
+        try:
+            if error is None:
+                return self.judge(photo, prediction)
         except ModelError as exc:
-            return Outcome(device=prediction.device, seconds=prediction.seconds, error=exc)
+            error = exc
+        except Exception as exc:  # noqa: BLE001  # as above
+            error = ModelError(f"stage {self.options.kind}: {type(exc).__name__}: {one_line(exc)}")
+        return Outcome(device=prediction.device, seconds=prediction.seconds, error=error)
 
     @abstractmethod
     def judge(self, photo: Photo, prediction: Prediction) -> Outcome:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bibwatch.errors import ModelError
 from bibwatch.images import Photo
 from bibwatch.runtimes.base import Box, Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
@@ -52,8 +51,13 @@ class RegionStageOptions(StageOptions):
         default=0.0, ge=0, le=2, description="Regions are widened on each side by this share of their size."
     )
 
+    # Whether the stage finds regions itself, with labels that are not known beforehand.
+    finds_regions: ClassVar[bool] = False
+
     @model_validator(mode="after")
     def _labels_exist(self) -> Self:
+        if self.finds_regions:
+            return self
         known = {region.label for region in self.regions} or {WHOLE}
         for label in self.labels:
             if label not in known:
@@ -97,13 +101,13 @@ class RegionStage(Stage[OptionsT]):
         photos = list(photos)
         wanted = [[region for region in self.regions(photo) if self.wants(region)] for photo in photos]
         crops = (self._crop(photo, region) for photo, its in zip(photos, wanted, strict=True) for region in its)
-        predictions = iter(self.runtime.predict_batch(crops, self.options.question))
+        predictions = self.predict(crops, sum(map(len, wanted)))
         for photo, its in zip(photos, wanted, strict=True):
             yield self._together(photo, its, [next(predictions) for _ in its])
 
     def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
-        whole = Region(WHOLE, Box(0, 0, *photo.image.size))
-        return self._together(photo, [whole], [prediction])
+        """Return what a prediction says of its region alone; `read` puts the regions of a photo together."""
+        return Outcome(output=self.value(prediction), device=prediction.device, seconds=prediction.seconds)
 
     @abstractmethod
     def value(self, prediction: Prediction) -> dict[str, Any]:
@@ -116,21 +120,20 @@ class RegionStage(Stage[OptionsT]):
     def text(self, outcome: Outcome) -> str:
         found = (outcome.output or {}).get("regions", [])
         titles = len(found) > 1
-        return "\n\n".join(f"{each['label']}:\n{self.show(each)}" if titles else self.show(each) for each in found)
+        return "\n\n".join(f"{each['label']}:\n{self.show(each)}" if titles else self.show(each) for each in found) or (
+            "nothing found"
+        )
 
     def _together(self, photo: Photo, regions: Sequence[Region], predictions: Sequence[Prediction]) -> Outcome:
         device = predictions[0].device if predictions else ""
         seconds = sum(prediction.seconds for prediction in predictions)
         found = []
         for region, prediction in zip(regions, predictions, strict=True):
-            try:
-                if prediction.error:
-                    raise prediction.error
-                value = self.value(prediction)
-            except ModelError as exc:
-                return Outcome(device=device, seconds=seconds, error=exc)
-            box = [round(side, 1) for side in vars(region.box.scaled(photo.scale)).values()]
-            found.append({"label": region.label, "box": box, **value})
+            part = self._outcome(photo, prediction)
+            if part.error:
+                return Outcome(device=device, seconds=seconds, error=part.error)
+            box = region.box.scaled(photo.scale).rounded()
+            found.append({"label": region.label, "box": box, **(part.output or {})})
         return Outcome(output={"regions": found}, device=device, seconds=seconds)
 
     def _crop(self, photo: Photo, region: Region) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from bibwatch.interpreters.base import InterpreterOptions
@@ -37,7 +38,11 @@ class Table(RegionStage[TableOptions]):
 
     def value(self, prediction: Prediction) -> dict[str, Any]:
         cells: Cells = self.interpreter.interpret(prediction, self.options.question)
-        return {"header": list(cells.header), "rows": [list(row) for row in cells.rows]}
+        return {
+            "header": list(cells.header),
+            "rows": [list(row) for row in cells.rows],
+            "doubts": [asdict(doubt) for doubt in cells.doubts],
+        }
 
     def show(self, value: dict[str, Any]) -> str:
         file = io.StringIO()

@@ -28,6 +28,10 @@ class VisionConvertOptions(StageOptions):
     kind: Literal["vision_convert"] = "vision_convert"
 
     @classmethod
+    def takes(cls) -> set[str]:
+        return {PlainTextOptions.yields, DocTagsOptions.yields}
+
+    @classmethod
     def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:
         return DocTagsOptions() if model.markup is Markup.DOCTAGS else super().default_interpreter(model)
 
@@ -50,9 +54,7 @@ class VisionConvert(Stage[VisionConvertOptions]):
             {
                 "label": element.label,
                 "text": element.text,
-                "box": [round(side, 1) for side in vars(element.box.scaled(photo.scale)).values()]
-                if element.box
-                else None,
+                "box": element.box.scaled(photo.scale).rounded() if element.box else None,
             }
             for element in document.elements
         ]

@@ -102,6 +102,7 @@ def _result(connection: Connection, reader: Reader, image_id: int, outcome: Outc
                 bib=reading.bib,
                 confidence=reading.confidence,
                 verdict=reading.verdict,
+                model=reading.model,
                 **(vars(reading.box) if reading.box else {}),
             )
         )

@@ -100,6 +100,7 @@ readings = Table(
     Column("bib", String, nullable=False, index=True),
     Column("confidence", Float, nullable=False),
     Column("verdict", String, nullable=False),
+    Column("model", String),  # where it is another than that of the result
     Column("x1", Float),
     Column("y1", Float),
     Column("x2", Float),
@@ -112,7 +113,7 @@ VIEWS: dict[str, str] = {
     "bib_results": """
         SELECT i.id AS image_id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
                b.bib, b.confidence, b.verdict, b.x1, b.y1, b.x2, b.y2,
-               r.stage, r.preset, r.model, r.device, r.processed_at
+               r.stage, r.preset, COALESCE(b.model, r.model) AS model, r.device, r.processed_at
         FROM readings b
         JOIN results r ON r.id = b.result_id AND NOT r.superseded
         JOIN images i ON i.id = r.image_id

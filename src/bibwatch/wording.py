@@ -1,0 +1,33 @@
+"""How a mistake in a name or a value is put into words: what, where, and the nearest name that is known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Sequence
+
+from pydantic import ValidationError
+
+
+def explain(
+    exc: ValidationError, names_at: Callable[[Sequence[int | str]], Collection[str] | None], where: str = ""
+) -> str:
+    """Put a validation error into words: one line per mistake, with the nearest known name for a misspelt key.
+
+    `names_at` tells which keys are allowed at a place; `where` is the place of the whole.
+    """
+    lines = []
+    for error in exc.errors(include_url=False):
+        *above, last = error["loc"] or ("",)
+        place = ".".join(filter(None, [where, *map(str, error["loc"])]))
+        if error["type"] == "extra_forbidden":
+            lines.append(unknown("key", place, names_at(above) or (), str(last)))
+        else:
+            lines.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def unknown(what: str, name: str, names: Collection[str], word: str | None = None) -> str:
+    """Say that a name is not known, and which known one is nearest."""
+    near = difflib.get_close_matches(word or name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
+    return f"unknown {what} {name!r}; {hint}"

@@ -1,0 +1,56 @@
+"""What the tests of plugins share: distributions made on the spot."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+_GOOD = """
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Literal
+
+    from bibwatch.runtimes.base import ModelOptions, Prediction, Runtime
+
+    Path(__file__).with_suffix(".imported").touch()
+
+
+    class Options(ModelOptions):
+        kind: Literal["{kind}"] = "{kind}"
+        wisdom: int = 1
+
+
+    class Plugin(Runtime[Options]):
+        options_type = Options
+
+        def load(self) -> None:
+            pass
+
+        def predict_batch(self, images, prompt, *, constraint=None) -> Iterator[Prediction]:
+            return (Prediction(text="42") for _ in images)
+
+        def close(self) -> None:
+            pass
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a distribution on sys.path that brings a runtime; return the file that its import makes."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(name: str, kind: str, source: str = _GOOD, *, target: str = "Plugin", group: str = "runtimes") -> Path:
+        module = f"plugin_{name.replace('-', '_')}"
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(dedent(source).replace("{kind}", kind))
+        info = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[bibwatch.{group}]\n{kind} = {module}:{target}\n")
+        return tmp_path / f"{module}.imported"
+
+    return install

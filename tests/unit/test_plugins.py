@@ -1,0 +1,155 @@
+"""The door of plugins: what may come in, what is wrong with what came, and that it costs nobody else anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bibwatch import cli
+from bibwatch.errors import ConfigurationError
+from bibwatch.plugins import Doors
+from bibwatch.registry import Registry
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Go to an empty folder; allow a plugin there."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name: monkeypatch.setenv("BIBWATCH_PLUGINS", json.dumps([name]))
+
+
+_STAGE = """
+    from typing import ClassVar, Literal
+    from bibwatch.interpreters.plain_text import PlainTextOptions
+    from bibwatch.runtimes.base import Gives
+    from bibwatch.stages.base import Outcome, Stage, StageOptions
+    from pydantic import Field
+
+    class Options(StageOptions):
+        interpreters = {Gives.TEXT: PlainTextOptions()}
+        kind: Literal["{kind}"] = "{kind}"
+        FIELD
+
+    class Plugin(Stage[Options]):
+        options_type = Options
+        def judge(self, photo, prediction):
+            return Outcome(output={"said": prediction.text})
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "source", "message"),
+    [
+        ("runtimes", "1 / 0", "cannot be used: ZeroDivisionError: division by zero"),
+        ("stages", "raise SystemExit('no licence')", "cannot be used: SystemExit: no licence"),
+        ("stages", "class Plugin: pass", "is no Stage"),
+        ("interpreters", "Plugin = 7", "is no Interpreter"),
+        (
+            "runtimes",
+            "from bibwatch.runtimes.base import Runtime as Plugin",
+            "does not define close, load, predict_batch",
+        ),
+        ("stages", _STAGE.replace("options_type = Options", ""), "has no options_type that is a StageOptions"),
+        ("stages", _STAGE.replace("options_type = Options", "options_type = dict"), "has no options_type that is a"),
+        ("stages", _STAGE.replace('"{kind}"', '"other"'), "has options of kind 'other'; entry point and kind must be"),
+        ("stages", _STAGE.replace("FIELD", "x: int = Field(default_factory=lambda: 1 // 0)"), "ZeroDivisionError"),
+        ("presets", "Plugin = [1]", "is no table of presets"),
+        ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is no table: 3"),
+        ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is no table"),
+        (
+            "presets",
+            "class T(dict):\n    def items(self): raise OSError('gone')\nPlugin = T()",
+            "OSError: gone",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_and_the_rest_goes_on(
+    install: Install, allow: Callable[[str], None], group: str, source: str, message: str
+) -> None:
+    allow("bibwatch-broken")
+    install("bibwatch-broken", "odd", source.replace("FIELD", "pass"), group=group)
+    for words in (["presets"], ["stages"], ["config"], ["read", "--help"]):
+        done = CliRunner().invoke(cli.cli, words)
+        assert (done.exit_code, done.exception) == (0, None), words
+    (row,) = map(json.loads, CliRunner().invoke(cli.cli, ["plugins", "--json"]).stdout.splitlines())
+    assert message in row["problem"]
+    assert "\n" not in row["problem"]
+    assert "bibwatch-broken (plugin_bibwatch_broken:Plugin)" in row["problem"]
+
+
+def test_a_good_one_is_in_use(install: Install, allow: Callable[[str], None]) -> None:
+    allow("bibwatch-good")
+    install("bibwatch-good", "odd", _STAGE.replace("FIELD", "dark: float = 0.5"), group="stages")
+    (row,) = map(json.loads, CliRunner().invoke(cli.cli, ["plugins", "--json"]).stdout.splitlines())
+    assert row["problem"] is None
+    assert "--stage-odd-dark NUMBER" in CliRunner().invoke(cli.cli, ["read", "--help"]).stdout
+    Registry(["bibwatch-good"]).stage("odd", "qwen-vllm")
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "source"),
+    [
+        ("stages", "table", _STAGE),
+        ("presets", "rapidocr", "Plugin = {'rapidocr': {'kind': 'vision_ocr'}}"),
+    ],
+)
+def test_a_name_that_is_there_twice_is_an_error_that_names_both(
+    install: Install, group: str, name: str, source: str
+) -> None:
+    install("bibwatch-twice", name, source.replace("FIELD", "pass"), group=group)
+    registry = Registry(["bibwatch-twice"])
+    problems = registry.doors.problems()
+    assert {door.distribution for door in problems} == {"bibwatch", "bibwatch-twice"}
+    for said in problems.values():
+        assert re.search(rf"{name} is there 2 times: from bibwatch \(.*and from bibwatch-twice \(", said)
+    with pytest.raises(ConfigurationError, match="is there 2 times"):
+        registry.stage("table", "rapidocr")
+    registry.stage("bib_number", "qwen-vllm")
+
+
+def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
+    for plugin in ("bibwatch-one", "bibwatch-two"):
+        install(plugin, "set", "Plugin = {'new': {'kind': 'vision_ocr'}}", group="presets")
+    registry = Registry(["bibwatch-one", "bibwatch-two"])
+    with pytest.raises(ConfigurationError, match=r"preset new is there 2 times: .*bibwatch-one .*bibwatch-two"):
+        registry.model_options("new")
+    assert registry.model_options("rapidocr")
+
+
+def test_a_preset_may_be_made_in_code(install: Install) -> None:
+    source = """
+        from bibwatch.runtimes.openai_like import VisionOpenAILikeApiOptions
+        Plugin = {"made": VisionOpenAILikeApiOptions(api_url="http://127.0.0.1:1/v1", model_name="m", batch_size=3)}
+    """
+    install("bibwatch-made", "set", source, group="presets")
+    options = Registry(["bibwatch-made"]).model_options("made")
+    assert (options.kind, options.batch_size, options.name) == ("vision_openailike_api", 3, "made")
+
+
+def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], None]) -> None:
+    """The command that is there to find out may not fail of it; `run` does."""
+    allow("bibwatch-absent")
+    done = CliRunner().invoke(cli.cli, ["plugins"])
+    assert "bibwatch-absent: is not installed" in done.stdout
+    with pytest.raises(ConfigurationError, match="plugins: bibwatch-absent is not installed"):
+        Doors(["bibwatch-absent"]).check()
+
+
+def test_one_that_is_not_allowed_is_not_imported_whatever_is_asked(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mark = install("bibwatch-closed", "vision_closed")
+    for words in (["plugins"], ["presets"], ["stages"], ["read", "--help"], ["config"]):
+        assert CliRunner().invoke(cli.cli, words).exit_code == 0
+    assert not mark.exists()
+    assert "bibwatch-closed is not allowed and was not imported; to allow it" in (
+        CliRunner().invoke(cli.cli, ["plugins"]).stdout
+    )

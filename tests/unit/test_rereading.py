@@ -1,0 +1,229 @@
+"""A second look at parts of a photo: which parts, where their readings are, and what two readings of a bib come to."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bibwatch.errors import ModelError, ModelUnavailableError
+from bibwatch.interpreters.bib_json import BibJson
+from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.registry import Registry
+from bibwatch.runtimes.base import Box, Finish, Gives, Prediction, TextLine, Token
+from bibwatch.stages import rereading
+from bibwatch.stages.base import Reading, Verdict
+from bibwatch.stages.bib_number import BibNumber
+from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
+
+
+def line(text: str, score: float, *box: float) -> TextLine:
+    return TextLine(text, score, Box(*box))
+
+
+def lines(*found: TextLine) -> Prediction:
+    return Prediction(lines=found, finish=Finish.STOP)
+
+
+def says(*bibs: str, sure: float = 1.0) -> Prediction:
+    """Reply with bibs, all of them so sure."""
+    text = '{"bibs":[' + ",".join(f'{{"number":"{bib}"}}' for bib in bibs) + "]}"
+    return Prediction(text=text, tokens=(Token(text, math.log(sure)),), finish=Finish.STOP)
+
+
+def reading(bib: str, confidence: float = 0.9, box: Box | None = None) -> Reading:
+    return Reading(bib, confidence, Verdict.ACCEPTED, box)
+
+
+# Boxes
+
+sides = st.integers(200, 6000)
+
+
+@given(sides, sides, st.integers(100, 1500))
+def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: int) -> None:
+    found = rereading.tiles(photo(width, height, scale=8), side)
+    if max(width, height) <= 2 * side:
+        assert found == []
+        return
+    assert 1 < len(found) <= 16
+    for x in (0, width // 2, width - 1):
+        for y in (0, height // 2, height - 1):
+            assert any(box.x1 <= x < box.x2 and box.y1 <= y < box.y2 for box in found)
+    starts = sorted({(box.x1, box.x2) for box in found})
+    for (_, end), (start, _) in pairwise(starts):
+        assert start < end, "a bib between two tiles would be cut in both"
+
+
+@given(st.floats(0, 600), st.floats(0, 400), st.floats(4, 200), st.floats(4, 100), st.sampled_from([1, 2, 4]))
+def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height: float, scale: int) -> None:
+    whole = photo(800, 600, scale=scale)
+    part = rereading.around(Box(x, y, min(800, x + width), min(600, y + height)), whole)
+    cut = rereading.cut(whole, part)
+    assert part.x1 <= x
+    assert part.y2 >= min(600, y + height)
+    assert abs(cut.width - (part.x2 - part.x1)) <= 2 * scale
+    assert cut.scale == pytest.approx(whole.scale, rel=0.3)
+
+
+def test_a_reading_of_a_part_is_where_it_is_in_the_photo() -> None:
+    part = Box(100, 50, 300, 150)
+    assert rereading.placed(reading("1", box=Box(10, 20, 30, 40)), part, tight=True).box == Box(110, 70, 130, 90)
+    assert rereading.placed(reading("1"), part, tight=True).box == part
+    assert rereading.placed(reading("1"), part, tight=False).box is None
+
+
+# Two readings of one bib
+
+
+def test_a_number_seen_twice_in_one_place_is_one() -> None:
+    near, far = Box(0, 0, 100, 50), Box(500, 0, 600, 50)
+    found = rereading.merged([reading("42", 0.6, near), reading("42", 0.9, near.scaled(1.1)), reading("42", 0.5, far)])
+    assert [(each.confidence, each.box) for each in found] == [(0.9, near.scaled(1.1)), (0.5, far)]
+
+
+def test_a_reading_without_a_box_gets_that_of_its_twin() -> None:
+    box = Box(0, 0, 100, 50)
+    (found,) = rereading.merged([reading("42", 0.9), reading("42", 0.6, box)])
+    assert (found.confidence, found.box) == (0.9, box)
+
+
+def test_a_number_that_was_cut_off_is_not_another_bib() -> None:
+    box = Box(0, 0, 100, 50)
+    found = rereading.merged([reading("123", 0.99, Box(0, 0, 75, 50)), reading("1234", 0.6, box)])
+    assert [each.bib for each in found] == ["1234"]
+    assert len(rereading.merged([reading("123", 0.99, Box(500, 0, 575, 50)), reading("1234", 0.6, box)])) == 2
+
+
+@given(st.lists(st.builds(reading, st.sampled_from(["1", "12", "123", "7"]), st.floats(0, 1)), max_size=8))
+def test_no_number_is_lost_and_none_is_made_up(readings: list[Reading]) -> None:
+    found = rereading.merged(readings)
+    assert {each.bib for each in found} == {each.bib for each in readings}
+    for each in found:
+        assert each.confidence == max(other.confidence for other in readings if other.bib == each.bib)
+
+
+# A second model
+
+
+def cascade(first: Prediction, *second: Prediction) -> Any:
+    """Make a stage of an OCR and a second model that is asked where it is unsure."""
+    stage = scripted(BibNumber, BibLines, first, gives=Gives.LINES)
+    stage.further = {
+        "second": scripted(BibNumber, BibJson, *(second or (says(),)), gives=Gives.TEXT, model={"name": "better"})
+    }
+    return stage
+
+
+UNSURE = line("1O42".replace("O", "0"), 0.90, 100, 100, 200, 140)
+SURE = line("731", 0.99, 300, 100, 400, 140)
+
+
+def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
+    stage = cascade(lines(UNSURE, SURE), says("1042"))
+    (outcome,) = stage.read([photo()])
+    asked = stage.further["second"].runtime
+    assert isinstance(asked, ScriptedRuntime)
+    assert [picture.size for picture in asked.pictures] == [(148, 88)]  # the bib and a margin
+    found = {each.bib: each for each in outcome.readings}
+    assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
+    assert found["1042"].box == UNSURE.box
+    assert (found["731"].verdict, found["731"].model) == (Verdict.ACCEPTED, None)
+
+
+def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
+    (outcome,) = cascade(lines(UNSURE), says("1047")).read([photo()])
+    assert {(each.bib, each.verdict, each.model) for each in outcome.readings} == {
+        ("1042", Verdict.REVIEW, None),
+        ("1047", Verdict.REVIEW, "better"),
+    }
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        says(),
+        says("1042", sure=0.3),
+        Prediction(error=ModelError("fell over")),
+        Prediction(error=ModelUnavailableError("away")),
+        Prediction(text="no idea", finish=Finish.STOP),
+    ],
+)
+def test_a_second_model_that_is_of_no_help_changes_nothing(second: Prediction) -> None:
+    (outcome,) = cascade(lines(UNSURE), second).read([photo()])
+    assert outcome.error is None
+    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.REVIEW, None)]
+
+
+def test_nobody_is_asked_when_there_is_no_doubt() -> None:
+    stage = cascade(lines(SURE))
+    list(stage.read([photo(), photo()]))
+    assert stage.further["second"].runtime.pictures == []
+
+
+def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
+    stages = {"bib_number": {"second_model_options": "smol_vllm", "model_interpreter_options": {"pattern": "9.."}}}
+    stage = Registry(stages=stages).stage("bib_number", "rapidocr")
+    second = stage.further["second"].options
+    assert second.model_options.name == "smol-vllm"
+    assert second.model_interpreter_options.model_dump(mode="json")["pattern"] == "9.."
+    assert stage.options.fingerprint() != Registry().stage("bib_number", "rapidocr").options.fingerprint()
+    assert stage.longest_side is None, "a small part of a photo that was made small first has no detail left"
+
+
+# A model that looks again
+
+
+def vlm(*predictions: Prediction, detected: Prediction | None = None, **options: Any) -> Any:
+    stage = scripted(BibNumber, BibJson, *predictions, gives=Gives.TEXT, **options)
+    if detected:
+        stage.further = {"detector": scripted(BibNumber, BibLines, detected, gives=Gives.LINES)}
+    return stage
+
+
+def test_parts_are_read_again_where_the_detector_sees_a_number() -> None:
+    stage = vlm(says(), says("1042"), says("731"), detected=lines(UNSURE, SURE))
+    (outcome,) = stage.read([photo()])
+    assert [each.bib for each in outcome.readings] == ["1042", "731"]
+    for each, place in zip(outcome.readings, (UNSURE.box, SURE.box), strict=True):
+        assert each.box
+        assert rereading.same_place(each.box, place)
+
+
+def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
+    stage = vlm(says(), says("1042"), says(), detected=lines(), model={"longest_side": 512})
+    (outcome,) = stage.read([photo(2000, 1000)])
+    assert [(each.bib, each.box) for each in outcome.readings] == [("1042", None)]
+    assert len(stage.runtime.pictures) > 4
+    assert stage.runtime.pictures[0].size == (2000, 1000)
+    assert {picture.size for picture in stage.runtime.pictures[1:]} == {(512, 512)}
+
+
+def test_a_small_photo_without_anything_to_see_is_read_once() -> None:
+    stage = vlm(says("1042"), detected=lines())
+    (outcome,) = stage.read([photo()])
+    assert len(stage.runtime.pictures) == 1
+    assert [each.bib for each in outcome.readings] == ["1042"]
+
+
+def test_crops_none_looks_once() -> None:
+    stage = vlm(says("1042"), says("9999"), crops="none", detected=lines(UNSURE))
+    (outcome,) = stage.read([photo()])
+    assert [each.bib for each in outcome.readings] == ["1042"]
+
+
+def test_a_model_that_goes_away_in_between_costs_the_photo_no_result() -> None:
+    stage = vlm(says("1042"), Prediction(error=ModelUnavailableError("away")), detected=lines(SURE))
+    (outcome,) = stage.read([photo()])
+    assert isinstance(outcome.error, ModelUnavailableError)
+    assert outcome.readings == ()
+
+
+def test_one_bad_part_costs_nothing_else() -> None:
+    stage = vlm(says("88"), Prediction(error=ModelError("fell over")), says("731"), detected=lines(UNSURE, SURE))
+    (outcome,) = stage.read([photo()])
+    assert {each.bib for each in outcome.readings} == {"88", "731"}
