@@ -118,7 +118,7 @@ def test_a_database_that_goes_is_told(site: Site) -> None:
     """Rows that nobody can see are no record: the daemon ends, and the service manager starts it again."""
     daemon = site.start()
     site.database.unlink()
-    assert daemon.wait(20) == 1
+    assert daemon.wait(60) == 1
     assert "was removed or replaced" in site.log.read_text()
 
 
