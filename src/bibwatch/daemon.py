@@ -183,7 +183,7 @@ class Daemon:
 
 
 class Feeder:
-    """Feeds systemd's watchdog, but only when every loop has made progress since the last time."""
+    """Feeds systemd's watchdog, but only when every loop has made progress since the last time, or is excused."""
 
     def __init__(self, loops: list[Loop]) -> None:
         self._loops = loops
@@ -197,8 +197,9 @@ class Feeder:
         if self._interval is None or time.monotonic() < self._next:
             return False
         beats = [loop.beats for loop in self._loops]
-        if any(now <= before for now, before in zip(beats, self._seen, strict=True)):
-            return False
+        for loop, now, before in zip(self._loops, beats, self._seen, strict=True):
+            if now == before and not loop.is_excused:
+                return False
         self._seen = beats
         self._next = time.monotonic() + self._interval
         notify("WATCHDOG=1")

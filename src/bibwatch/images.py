@@ -187,6 +187,15 @@ def shrink(image: Image.Image, longest_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
+def widen(image: Image.Image, least: int) -> Image.Image:
+    """Return an RGB picture with at least so many pixels on either side: white is added on the right and below."""
+    if min(image.size) >= least:
+        return image
+    canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
+    canvas.paste(image, (0, 0))
+    return canvas
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, whatever its mode; transparent parts become white, 16 bit become 8."""
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -6,6 +6,7 @@ Knows threads and the database's bad moments. Does not know what the work is.
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,6 +32,7 @@ class Loop(ABC):
         self.stop = stop
         self.beats = 0  # grows with every step of progress
         self.failure: BaseException | None = None
+        self._excused_until = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -41,6 +43,15 @@ class Loop(ABC):
         """Wait up to `timeout` seconds for the work to end; tell whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def excuse(self, seconds: float) -> None:
+        """Ask for patience: what comes now may take so long without a beat."""
+        self._excused_until = time.monotonic() + seconds
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether no beat is to be expected now."""
+        return time.monotonic() < self._excused_until
 
     def beat(self) -> None:
         """Show progress."""

@@ -17,7 +17,7 @@ from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.plugins import Doors, how_to_allow, twice
 from bibwatch.runtimes.base import Gives, ModelOptions, Runtime
 from bibwatch.stages.base import Stage, StageOptions
-from bibwatch.wording import explain, unknown
+from bibwatch.wording import alike, explain, unknown
 
 # What a preset says of the weights themselves; it is not inherited by a preset of others.
 _OF_THE_WEIGHTS = frozenset({"licence", "download_gb", "memory_gb", "note", "refused"})
@@ -39,11 +39,6 @@ class Registry:
     def presets(self) -> list[str]:
         """The names of all presets, sorted."""
         return sorted({*self._offered, *self._own})
-
-    @property
-    def own_presets(self) -> list[str]:
-        """The names of the presets that the configuration has, sorted."""
-        return sorted(self._own)
 
     @property
     def stages(self) -> list[str]:
@@ -262,11 +257,6 @@ class Registry:
         closed = self.doors.closed()
         more = f" (or is it in {closed[0]}, which is installed? {how_to_allow(closed[0])})" if closed else ""
         return unknown(what, name, names) + more
-
-
-def alike(name: str, other: str) -> bool:
-    """Tell whether two names are the same but for `-` and `_`: environment variables have no `-`."""
-    return name.replace("_", "-") == other.replace("_", "-")
 
 
 def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

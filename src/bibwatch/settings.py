@@ -20,7 +20,7 @@ from pydantic_settings.exceptions import SettingsError
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits
 from bibwatch.registry import Registry
-from bibwatch.wording import explain, unknown
+from bibwatch.wording import alike, explain, unknown
 
 PREFIX = "BIBWATCH_"
 CONFIG_VARIABLE = "BIBWATCH_CONFIG"
@@ -81,6 +81,9 @@ class PipelineSettings(_Section):
         default=0.5, ge=0, description="Seconds a photo may wait for others to fill its batch."
     )
     decode_threads: int = Field(default=2, ge=1, le=64, description="Photos read and decoded at the same time.")
+    answer_seconds: float = Field(
+        default=600, gt=0, description="Seconds a model may take for a batch before the watchdog counts it as hung."
+    )
     max_attempts: int = Field(
         default=5, ge=1, description="Tries of a photo the model fails on, or dies with, before it is `failed`."
     )
@@ -142,10 +145,9 @@ class Settings(BaseSettings):
         for name in tables:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_' and '-'")
-            if alike := [
-                other for other in tables if other < name and other.replace("_", "-") == name.replace("_", "-")
-            ]:
-                raise ValueError(f"{alike[0]} and {name} are the same name: `-` and `_` are alike")
+            for other in tables:
+                if other < name and alike(other, name):
+                    raise ValueError(f"{other} and {name} are the same name: `-` and `_` are alike")
         return tables
 
     @classmethod

@@ -31,3 +31,8 @@ def unknown(what: str, name: str, names: Collection[str], word: str | None = Non
     near = difflib.get_close_matches(word or name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
     return f"unknown {what} {name!r}; {hint}"
+
+
+def alike(name: str, other: str) -> bool:
+    """Tell whether two names are the same but for `-` and `_`: environment variables have no `-`."""
+    return name.replace("_", "-") == other.replace("_", "-")

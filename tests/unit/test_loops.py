@@ -80,6 +80,21 @@ def test_the_watchdog_is_fed_only_when_every_loop_has_progressed(monkeypatch: py
     assert feeder.feed()
 
 
+def test_a_loop_that_asked_for_patience_starves_no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may take minutes for a batch; nobody else may."""
+    monkeypatch.setenv("WATCHDOG_USEC", "1")
+    loops: list[Loop] = [Once(str), Once(str)]
+    feeder = Feeder(loops)
+    assert feeder.feed()
+    loops[0].excuse(3600)
+    assert not feeder.feed()
+    loops[1].beat()
+    assert feeder.feed()
+    loops[0].excuse(0)
+    loops[1].beat()
+    assert not feeder.feed()
+
+
 def test_without_a_watchdog_nothing_is_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     monkeypatch.setenv("WATCHDOG_PID", "1")  # meant for another process

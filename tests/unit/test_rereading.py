@@ -72,9 +72,11 @@ def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height:
 
 def test_a_reading_of_a_part_is_where_it_is_in_the_photo() -> None:
     part = Box(100, 50, 300, 150)
-    assert rereading.placed(reading("1", box=Box(10, 20, 30, 40)), part, tight=True).box == Box(110, 70, 130, 90)
-    assert rereading.placed(reading("1"), part, tight=True).box == part
-    assert rereading.placed(reading("1"), part, tight=False).box is None
+    assert rereading.placed(reading("1", box=Box(10, 20, 30, 40)), part, None).box == Box(110, 70, 130, 90)
+    box = Box(120, 60, 200, 100)
+    assert rereading.placed(reading("1"), part, box).box == box
+    lost = rereading.placed(reading("1"), part, None)
+    assert (lost.box, lost.verdict) == (None, Verdict.REVIEW)
 
 
 # Two readings of one bib
@@ -97,6 +99,12 @@ def test_a_number_that_was_cut_off_is_not_another_bib() -> None:
     found = rereading.merged([reading("123", 0.99, Box(0, 0, 75, 50)), reading("1234", 0.6, box)])
     assert [each.bib for each in found] == ["1234"]
     assert len(rereading.merged([reading("123", 0.99, Box(500, 0, 575, 50)), reading("1234", 0.6, box)])) == 2
+
+
+def test_a_number_that_may_have_been_cut_off_is_for_review() -> None:
+    """Where it is not known where they are, `123` may be a part of `1234`; another look at it changes nothing."""
+    found = rereading.merged([reading("123", 0.99), reading("1234", 0.99), reading("123", 0.98)])
+    assert {each.bib: each.verdict for each in found} == {"1234": Verdict.ACCEPTED, "123": Verdict.REVIEW}
 
 
 @given(st.lists(st.builds(reading, st.sampled_from(["1", "12", "123", "7"]), st.floats(0, 1)), max_size=8))
@@ -133,6 +141,12 @@ def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
     assert found["1042"].box == UNSURE.box
     assert (found["731"].verdict, found["731"].model) == (Verdict.ACCEPTED, None)
+
+
+def test_a_bib_at_the_edge_of_the_photo_stays_for_review_whatever_a_second_model_says() -> None:
+    at_edge = line("1042", 0.90, 0, 100, 100, 140)
+    (outcome,) = cascade(lines(at_edge), says("1042")).read([photo()])
+    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.REVIEW, "better")]
 
 
 def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
@@ -197,10 +211,33 @@ def test_parts_are_read_again_where_the_detector_sees_a_number() -> None:
 def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
     stage = vlm(says(), says("1042"), says(), detected=lines(), model={"longest_side": 512})
     (outcome,) = stage.read([photo(2000, 1000)])
-    assert [(each.bib, each.box) for each in outcome.readings] == [("1042", None)]
+    found = [(each.bib, each.box, each.verdict) for each in outcome.readings]
+    assert found == [("1042", None, Verdict.REVIEW)], "a tile may have cut it off"
     assert len(stage.runtime.pictures) > 4
     assert stage.runtime.pictures[0].size == (2000, 1000)
     assert {picture.size for picture in stage.runtime.pictures[1:]} == {(512, 512)}
+
+
+def test_what_is_at_the_edge_of_the_photo_is_for_review_from_near_too() -> None:
+    stage = vlm(says(), says("1042"), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
+    (outcome,) = stage.read([photo()])
+    assert [(each.bib, each.verdict) for each in outcome.readings] == [("1042", Verdict.REVIEW)]
+
+
+def test_outcomes_come_one_by_one() -> None:
+    """A daemon shows progress between two photos, however often each of them is looked at."""
+    stage = vlm(says("1042"), detected=lines(SURE))
+    outcomes = stage.read([photo(), photo()])
+    next(outcomes)
+    assert len(stage.runtime.pictures) == 2  # of the first photo: the whole, and one part
+    assert len(list(outcomes)) == 1
+
+
+def test_a_second_look_and_a_second_model_go_together() -> None:
+    stage = vlm(says(), says("1042", sure=0.6), detected=lines(UNSURE))
+    stage.further["second"] = scripted(BibNumber, BibJson, says("1042"), gives=Gives.TEXT, model={"name": "better"})
+    (outcome,) = stage.read([photo()])
+    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.ACCEPTED, "better")]
 
 
 def test_a_small_photo_without_anything_to_see_is_read_once() -> None:

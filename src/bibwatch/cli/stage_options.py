@@ -111,10 +111,10 @@ class NameType(click.Choice[str]):
         self._what = what
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        alike = [name for name in self.choices if name.replace("_", "-") == str(value).replace("_", "-")]
-        if value not in self.choices and len(alike) != 1:
-            self.fail(self._registry.unknown(self._what, str(value), self.choices), param, ctx)
-        return value if value in self.choices else alike[0]
+        from bibwatch.wording import alike
+
+        found = next((name for name in self.choices if alike(name, str(value))), None)
+        return found or self.fail(self._registry.unknown(self._what, str(value), self.choices), param, ctx)
 
 
 def given(ctx: click.Context) -> dict[str, dict[str, Any]]:

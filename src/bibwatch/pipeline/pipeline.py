@@ -176,8 +176,10 @@ class Pipeline(Loop):
         if not images:
             return
         unavailable: str | None = None
+        self.excuse(self._settings.answer_seconds)
         for sha256, outcome in zip(images, self._stage.read(images.values()), strict=False):
             self.beat()
+            self.excuse(self._settings.answer_seconds)
             telemetry.MODEL_IMAGES.inc()
             if isinstance(outcome.error, ModelUnavailableError):
                 unavailable = str(outcome.error)
@@ -185,6 +187,7 @@ class Pipeline(Loop):
                 yield sha256, outcome
             if self.stop.is_set() and self._drain_is_over():
                 return
+        self.excuse(0)
         self._mind(unavailable)
 
     def _drain_is_over(self) -> bool:

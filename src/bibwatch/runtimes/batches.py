@@ -131,9 +131,7 @@ class BatchRuntime(Runtime[OptionsT]):
         try:
             image.load()  # a broken file shows itself here, not when its neighbours are with the engine
             image = pictures.to_rgb(image)
-            longest = max(image.size)
-            if longest > _MOST_LOPSIDED * min(image.size):
-                image = _padded(image, longest // _MOST_LOPSIDED + 1)
+            image = pictures.widen(image, -(-max(image.size) // _MOST_LOPSIDED))
             side = self.options.longest_side
             return pictures.shrink(image, side) if side else image
         except Exception as exc:  # noqa: BLE001  # a picture that cannot be converted is its own error
@@ -141,9 +139,3 @@ class BatchRuntime(Runtime[OptionsT]):
 
     def _frame(self, given: tuple[int, int], sent: tuple[int, int]) -> Frame:
         return Frame(self.options.boxes, *given, sent=sent, model_size=self.model_size(sent))
-
-
-def _padded(image: Image.Image, least: int) -> Image.Image:
-    canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
-    canvas.paste(image, (0, 0))
-    return canvas

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from bibwatch.errors import ConfigurationError
-from bibwatch.runtimes.hub import HubOptions, cache, folder_of, real_name
+from bibwatch.runtimes.hub import HubOptions, folder_of, real_name
 
 log = structlog.get_logger()
 
@@ -26,13 +26,7 @@ def folder(options: HubOptions) -> Path:
         log.warning("model.renamed", named=options.repo_id, taken=name)
     found = folder_of(options.repo_id, options.revision)
     if found is None:
-        size = f" ({options.download_gb:g} GB)" if options.download_gb else ""
-        revision = f" --revision {options.revision}" if options.revision else ""
-        raise ConfigurationError(
-            f"preset {options.name}: {options.repo_id} is no folder, and not in the Hugging Face cache {cache()} "
-            f"(HF_HOME moves it); download it{size} with `hf download {name}{revision}`, or without internet run "
-            f"that elsewhere with --local-dir DIR, copy DIR here and set repo_id to its path"
-        )
+        raise ConfigurationError(f"preset {options.name}: {options.absence()}")
     return found
 
 

@@ -49,12 +49,19 @@ class HubOptions(GenerativeOptions):
             return f"{', '.join(absent)} not installed: pip install 'bibwatch[{extra}]'"
         if self.memory_gb and self.memory_gb > total_memory_gb():
             return f"takes {self.memory_gb:g} GB of memory, this machine has {total_memory_gb():.0f}"
-        if folder_of(self.repo_id, self.revision) is None:
-            size = f" ({self.download_gb:g} GB)" if self.download_gb else ""
-            if self.repo_id.startswith(("/", ".", "~")):
-                return f"no such folder: {self.repo_id}"
-            return f"not downloaded yet{size}: hf download {real_name(self.repo_id)}"
-        return None
+        return self.absence() if folder_of(self.repo_id, self.revision) is None else None
+
+    def absence(self) -> str:
+        """Say that the model is not on this machine, and how it gets there."""
+        if self.repo_id.startswith(("/", ".", "~")):
+            return f"there is no folder {self.repo_id}"
+        size = f" ({self.download_gb:g} GB)" if self.download_gb else ""
+        revision = f" --revision {self.revision}" if self.revision else ""
+        return (
+            f"{self.repo_id} is no folder, and not in the Hugging Face cache {cache()} (HF_HOME moves it); download "
+            f"it{size} with `hf download {real_name(self.repo_id)}{revision}`, or without internet run that elsewhere "
+            "with --local-dir DIR, copy DIR here and set repo_id to its path"
+        )
 
 
 def real_name(repo_id: str) -> str:

@@ -93,7 +93,8 @@ class VisionOcr(Runtime[VisionOcrOptions]):
         image = pictures.to_rgb(image)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        image = _no_strip(image)
+        # RapidOCR enlarges the short side to 736 pixels, and of a long thin picture the long one with it.
+        image = pictures.widen(image, max(_LEAST_SIDE, max(image.size) // 8))
         found = self._ocr(np.asarray(image)[:, :, ::-1])  # RapidOCR takes BGR
         if found.txts is None:
             return ()
@@ -101,16 +102,6 @@ class VisionOcr(Runtime[VisionOcrOptions]):
             TextLine(text, float(score), _upright_box(corners).scaled(1 / factor), _slope(corners))
             for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True)
         )
-
-
-def _no_strip(image: Image.Image) -> Image.Image:
-    """Widen a long thin picture with white: RapidOCR enlarges the short side to 736 pixels, the long one with it."""
-    least = max(_LEAST_SIDE, max(image.size) // 8)
-    if min(image.size) >= least:
-        return image
-    canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
-    canvas.paste(image, (0, 0))
-    return canvas
 
 
 def _upright_box(corners: Any) -> Box:

@@ -113,9 +113,11 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
     ) -> Sequence[Prediction]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        llm = self._llm
+        if llm is None:  # it died at an earlier batch of these pictures
+            raise ModelUnavailableError(f"{self.options.name}: the vLLM engine died")
         asked = [_message(image, prompt) for image in images]
         sampling = self._sampling(constraint)
-        llm = self._llm
         try:
             answers = _unless_dead(llm.llm_engine.engine_core, lambda: llm.chat(asked, sampling, use_tqdm=False))
         except EngineDeadError as exc:
@@ -227,4 +229,6 @@ def _unless_dead(engine: Any, ask: Callable[[], T]) -> T:
     ensure_alive = getattr(engine, "ensure_alive", lambda: None)  # an engine inside this process has none
     while not wait([answer], _LOOK_SECONDS).done:
         ensure_alive()
+    if answer.exception() is not None:
+        ensure_alive()  # what a dying engine's client raises is of any type
     return answer.result()

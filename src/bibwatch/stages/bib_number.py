@@ -8,8 +8,9 @@ was unsure of.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -112,18 +113,18 @@ class BibNumber(Stage[BibNumberOptions]):
 
     @property
     def longest_side(self) -> int | None:
-        return None if self._looks_again else super().longest_side
+        # A small part of a photo that was made small first would have no detail left.
+        return None if self._looks_near or "second" in self.further else super().longest_side
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
-        if not self._looks_again:
-            yield from super().read(photos)
-            return
         photos = list(photos)
-        outcomes = list(super().read(photos))
-        if "second" in self.further:
-            yield from self._asked_of_another(photos, outcomes)
-        else:
-            yield from self._seen_from_near(photos, outcomes)
+        for photo, seen in zip(photos, super().read(photos), strict=True):
+            outcome = seen
+            if outcome.error is None and self._looks_near:
+                outcome = self._seen_from_near(photo, outcome)
+            if outcome.error is None and "second" in self.further:
+                outcome = self._asked_of_another(photo, outcome)
+            yield outcome
 
     def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
         bibs: tuple[Bib, ...] = self.interpreter.interpret(prediction, self.options.question)
@@ -131,71 +132,77 @@ class BibNumber(Stage[BibNumberOptions]):
         return Outcome(readings, device=prediction.device, seconds=prediction.seconds)
 
     @property
-    def _looks_again(self) -> bool:
-        asks = self.options.model_options.gives is Gives.TEXT
-        return "second" in self.further or (asks and self.options.crops != "none")
+    def _looks_near(self) -> bool:
+        return self.options.model_options.gives is Gives.TEXT and self.options.crops != "none"
 
-    def _asked_of_another(self, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
+    def _seen_from_near(self, photo: Photo, outcome: Outcome) -> Outcome:
+        """Read parts of a photo again with the same model, and put the readings together."""
+        detected = next(self.further["detector"].read([photo])) if "detector" in self.further else Outcome()
+        boxes = self._boxes(outcome, detected)
+        parts = [rereading.around(box, photo) for box in boxes] or self._tiles(photo)  # tiles come without boxes
+        near = list(super().read([rereading.cut(photo, part) for part in parts]))
+        gone = next((each.error for each in near if isinstance(each.error, ModelUnavailableError)), None)
+        if gone:
+            return replace(outcome, readings=(), error=gone)
+        readings = [
+            self._placed(photo, reading, part, box)
+            for part, box, each in zip_longest(parts, boxes, near)
+            for reading in each.readings
+        ]
+        seconds = outcome.seconds + detected.seconds + sum(each.seconds for each in near)
+        return replace(outcome, readings=rereading.merged([*outcome.readings, *readings]), seconds=seconds)
+
+    def _boxes(self, outcome: Outcome, detected: Outcome) -> list[Box]:
+        """Return where bibs seem to be: by the model itself, else by the detector."""
+        crops = self.options.crops
+        own = outcome.readings if crops in {"auto", "boxes"} else ()
+        found = detected.readings if crops in {"auto", "detector"} else ()
+        for readings in (own, found):
+            if boxes := [reading.box for reading in readings if reading.box]:
+                return boxes[:_MOST_PARTS]
+        return []
+
+    def _tiles(self, photo: Photo) -> list[Box]:
+        view = self.options.model_options.longest_side or _VIEW
+        return rereading.tiles(photo, view) if self.options.crops in {"auto", "tiles"} else []
+
+    def _asked_of_another(self, photo: Photo, outcome: Outcome) -> Outcome:
         """Ask the second model about each reading that the first was unsure of, and nothing else."""
         second = self.further["second"]
-        unsure = [
-            (number, reading)
-            for number, outcome in enumerate(outcomes)
+        model = second.options.model_options.model
+        unsure = {
+            reading: rereading.around(reading.box, photo)
             for reading in outcome.readings
             if reading.box and reading.confidence < self.options.accept_confidence
-        ]
-        parts = [rereading.around(reading.box, photos[number]) for number, reading in unsure if reading.box]
-        cuts = [rereading.cut(photos[number], part) for (number, _), part in zip(unsure, parts, strict=True)]
-        answers = list(second.read(cuts)) if cuts else []
-        replaced: dict[tuple[int, Reading], tuple[Reading, ...]] = {}
-        seconds = [outcome.seconds for outcome in outcomes]
-        for (number, first), part, answer in zip(unsure, parts, answers, strict=True):
-            model = second.options.model_options.model
-            again = [replace(rereading.placed(each, part, tight=False), model=model) for each in answer.readings]
-            replaced[number, first] = rereading.decided(first, again)
-            seconds[number] += answer.seconds
-        for number, outcome in enumerate(outcomes):
-            readings = [each for first in outcome.readings for each in replaced.get((number, first), (first,))]
-            yield replace(outcome, readings=tuple(readings), seconds=seconds[number])
+        }
+        cuts = [rereading.cut(photo, part) for part in unsure.values()]
+        decided = {}
+        seconds = outcome.seconds
+        for (first, part), answer in zip(unsure.items(), second.read(cuts) if cuts else (), strict=True):
+            again = [replace(self._placed(photo, each, part, None), model=model) for each in answer.readings]
+            decided[first] = rereading.decided(first, again)
+            seconds += answer.seconds
+        readings = [each for first in outcome.readings for each in decided.get(first, (first,))]
+        return replace(outcome, readings=tuple(self._judged(photo, each) for each in readings), seconds=seconds)
 
-    def _seen_from_near(self, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
-        """Read parts of each photo again with the same model, and put the readings together."""
-        detector = self.further.get("detector")
-        detected = list(detector.read(photos)) if detector else [Outcome()] * len(photos)
-        for photo, outcome, seen in zip(photos, outcomes, detected, strict=True):
-            if outcome.error:
-                yield outcome
-                continue
-            parts, tight = self._parts(photo, outcome, seen)
-            near = list(super().read([rereading.cut(photo, part) for part in parts]))
-            gone = next((each.error for each in near if isinstance(each.error, ModelUnavailableError)), None)
-            readings = [
-                rereading.placed(reading, part, tight=tight)
-                for part, each in zip(parts, near, strict=True)
-                for reading in each.readings
-            ]
-            seconds = outcome.seconds + seen.seconds + sum(each.seconds for each in near)
-            merged = rereading.merged([*outcome.readings, *readings])
-            yield replace(outcome, readings=() if gone else merged, seconds=seconds, error=gone)
+    def _placed(self, photo: Photo, reading: Reading, part: Box, box: Box | None) -> Reading:
+        """Return a reading of a part as one of the whole photo; without a box of its own it is in `box`."""
+        return self._judged(photo, rereading.placed(reading, part, box))
 
-    def _parts(self, photo: Photo, outcome: Outcome, seen: Outcome) -> tuple[list[Box], bool]:
-        """Return the parts of a photo to look at again, and whether each is about as large as a bib."""
-        crops = self.options.crops
-        own = [reading.box for reading in outcome.readings if reading.box] if crops in {"auto", "boxes"} else []
-        found = [reading.box for reading in seen.readings if reading.box] if crops in {"auto", "detector"} else []
-        near = [rereading.around(box, photo) for box in (own or found)[:_MOST_PARTS]]
-        if near or crops not in {"auto", "tiles"}:
-            return near, True
-        return rereading.tiles(photo, self.options.model_options.longest_side or _VIEW), False
+    def _judged(self, photo: Photo, reading: Reading) -> Reading:
+        """Return a reading for review if something speaks against it in the photo as a whole."""
+        return replace(reading, verdict=Verdict.REVIEW) if self._is_doubtful(photo, reading) else reading
 
     def _reading(self, photo: Photo, bib: Bib) -> Reading:
         box = bib.box.scaled(photo.scale) if bib.box else None
-        doubts = (
-            bib.confidence < self.options.accept_confidence,
-            bool(self.options.doubtful.fullmatch(bib.text)),
-            box is not None and self._at_edge(photo, box),
+        return self._judged(photo, Reading(bib.text, bib.confidence, Verdict.ACCEPTED, box))
+
+    def _is_doubtful(self, photo: Photo, reading: Reading) -> bool:
+        return (
+            reading.confidence < self.options.accept_confidence
+            or bool(self.options.doubtful.fullmatch(reading.bib))
+            or (reading.box is not None and self._at_edge(photo, reading.box))
         )
-        return Reading(bib.text, bib.confidence, Verdict.REVIEW if any(doubts) else Verdict.ACCEPTED, box)
 
     def _at_edge(self, photo: Photo, box: Box) -> bool:
         across, down = photo.width * self.options.edge, photo.height * self.options.edge

@@ -50,13 +50,16 @@ def cut(photo: Photo, box: Box) -> Photo:
     return replace(photo, image=image, width=width, height=height)
 
 
-def placed(reading: Reading, part: Box, *, tight: bool) -> Reading:
-    """Return a reading of a part as one of the photo; without a box it is where the part is, if that is `tight`."""
+def placed(reading: Reading, part: Box, box: Box | None) -> Reading:
+    """Return a reading of a part as one of the photo. One without a box of its own gets `box`.
+
+    Without either it may have been cut off where the part ends: it is for review until another view confirms it.
+    """
     if reading.box:
         x, y = part.x1, part.y1
-        box = Box(reading.box.x1 + x, reading.box.y1 + y, reading.box.x2 + x, reading.box.y2 + y)
-        return replace(reading, box=box)
-    return replace(reading, box=part if tight else None)
+        moved = Box(reading.box.x1 + x, reading.box.y1 + y, reading.box.x2 + x, reading.box.y2 + y)
+        return replace(reading, box=moved)
+    return replace(reading, box=box, verdict=reading.verdict if box else Verdict.REVIEW)
 
 
 def same_place(one: Box | None, other: Box | None) -> bool:
@@ -70,33 +73,39 @@ def same_place(one: Box | None, other: Box | None) -> bool:
 
 
 def merged(readings: Iterable[Reading]) -> tuple[Reading, ...]:
-    """Return each number once for each place it is in: the surest reading, with a box if any had one.
+    """Return what several looks at a photo come to: each number once for each place it is in, the surest reading.
 
-    A number that is part of a longer one in the same place was cut off there: it is left out.
+    A number that is part of a longer one in the same place was cut off there: it is left out, or, where the places
+    are not known, for review.
     """
     found: list[Reading] = []
     for reading in sorted(readings, key=lambda each: (-len(each.bib), -each.confidence)):
+        longer = [each for each in found if reading.bib in each.bib and each.bib != reading.bib]
+        if any(each.box and reading.box and same_place(each.box, reading.box) for each in longer):
+            continue
+        unplaced = any(each.box is None or reading.box is None for each in longer)
+        verdict = Verdict.REVIEW if unplaced else reading.verdict
         twins = [each for each in found if each.bib == reading.bib and same_place(each.box, reading.box)]
         for twin in twins:
-            found[found.index(twin)] = replace(twin, box=twin.box or reading.box)
-        part = any(
-            reading.bib in each.bib and each.box and reading.box and same_place(each.box, reading.box)
-            for each in found
-            if each.bib != reading.bib
-        )
-        if not twins and not part:
-            found.append(reading)
+            # A tile may have cut the twin off; what another look accepts was not.
+            accepted = twin.box is None and verdict is Verdict.ACCEPTED
+            found[found.index(twin)] = replace(
+                twin, box=twin.box or reading.box, verdict=Verdict.ACCEPTED if accepted else twin.verdict
+            )
+        if not twins:
+            found.append(replace(reading, verdict=verdict))
     return tuple(found)
 
 
 def decided(first: Reading, again: Sequence[Reading]) -> tuple[Reading, ...]:
     """Return what two models make of one bib: the first was unsure, the second was asked about this part alone.
 
-    Agreeing, the surer of the two counts. Where they differ both are kept, for review.
+    Where they agree the surer of the two counts, and is accepted so far as the two are concerned. Where they differ
+    both are kept, for review.
     """
     twin = next((reading for reading in again if reading.bib == first.bib), None)
     if twin and twin.confidence >= first.confidence:
-        return (replace(twin, box=first.box),)
+        return (replace(twin, box=first.box, verdict=Verdict.ACCEPTED),)
     if twin or not again:
         return (first,)
     return (first, *(replace(reading, verdict=Verdict.REVIEW) for reading in again))
