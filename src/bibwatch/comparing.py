@@ -13,15 +13,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bibwatch import images, telemetry
-from bibwatch.errors import BibwatchError, PhotoError, one_line
+from bibwatch import reading, telemetry
+from bibwatch.errors import BibwatchError, one_line
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.registry import Registry
 from bibwatch.stages.base import Outcome, Stage, StageOptions
@@ -204,16 +203,19 @@ def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: C
     answers: dict[str, Answer] = {}
     devices: set[str] = set()
     alone = together = 0.0
-    for batch in _batches(paths, model.batch_size):
-        opened = {path: _open(path, limits, stage.longest_side) for path in batch}
-        photos = {path: photo for path, photo in opened.items() if isinstance(photo, Photo)}
+    for batch in reading.batches(stage, paths, limits):
+        photos = {path: photo for path, photo in batch if isinstance(photo, Photo)}
         if not devices:  # the first picture of real size takes longer than all others; nobody's turn is to pay for it
             list(stage.read(list(photos.values())[:1]))
         seconds, outcomes = _timed(stage, photos.values())
         together += seconds
         alone += sum(_timed(stage, [photo])[0] for photo in photos.values())
         devices |= {outcome.device for outcome in outcomes if outcome.device}
-        answers |= {path: answer for path, answer in opened.items() if isinstance(answer, Answer)}
+        answers |= {
+            path: Answer(error=reading.reason(photo), unreadable=True)
+            for path, photo in batch
+            if not isinstance(photo, Photo)
+        }
         answers |= {path: _answer(stage, outcome) for path, outcome in zip(photos, outcomes, strict=True)}
         tell(len(answers))
     memory, cuda_memory = _memory_mb(), _cuda_memory_mb()
@@ -232,19 +234,6 @@ def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: C
     )
 
 
-def _batches(paths: Iterable[str], size: int) -> Iterator[list[str]]:
-    waiting = iter(paths)
-    while batch := list(islice(waiting, size)):
-        yield batch
-
-
-def _open(path: str, limits: ImageLimits, longest_side: int | None) -> Photo | Answer:
-    try:
-        return images.open_photo(path, limits=limits, longest_side=longest_side)
-    except PhotoError as exc:
-        return Answer(error=f"{exc.state}: {exc}", unreadable=True)
-
-
 def _timed(stage: Stage[Any], photos: Iterable[Photo]) -> tuple[float, list[Outcome]]:
     start = time.perf_counter()
     outcomes = list(stage.read(photos))
@@ -253,11 +242,9 @@ def _timed(stage: Stage[Any], photos: Iterable[Photo]) -> tuple[float, list[Outc
 
 def _answer(stage: Stage[Any], outcome: Outcome) -> Answer:
     if outcome.error is not None:
-        return Answer(error=one_line(outcome.error, _ERROR_LENGTH))
+        return Answer(error=reading.reason(outcome.error))
     text = stage.text(outcome)
-    return Answer(
-        text, tuple(sorted({reading.bib for reading in outcome.readings})) if outcome.output is None else (text,)
-    )
+    return Answer(text, tuple(sorted({bib.bib for bib in outcome.readings})) if outcome.output is None else (text,))
 
 
 def _memory_mb() -> float:

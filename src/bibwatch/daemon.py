@@ -17,11 +17,12 @@ from typing import Any
 import structlog
 
 from bibwatch import __version__, telemetry
-from bibwatch.errors import BibwatchError, ConfigurationError, ModelUnavailableError
+from bibwatch.errors import BibwatchError, ConfigurationError
 from bibwatch.ingest.camera import Camera
 from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
 from bibwatch.pipeline.pipeline import Pipeline
+from bibwatch.pipeline.relay import Model, Relay
 from bibwatch.settings import Settings, check_outside
 from bibwatch.states import TROUBLE, UNDONE, State
 from bibwatch.store.database import Database
@@ -54,7 +55,7 @@ class Daemon:
         self._once = once
         self._on_tick = on_tick
         self._registry = settings.registry()
-        self._stage = self._registry.stage(settings.stage, settings.preset)
+        self._relay = Relay(self._models(), settings.fallback_after)
         self._database = Database(settings.database_url)
         if self._database.file:
             check_outside(self._database.file, settings.cameras)
@@ -67,7 +68,13 @@ class Daemon:
             for name, camera in settings.cameras.items()
         ]
         self._pipeline = Pipeline(
-            settings.stage, self._stage, settings.pipeline, settings.images, self._ledger, stop=self._stop, news=news
+            self._relay,
+            settings.pipeline,
+            settings.images,
+            self._ledger,
+            reread=settings.reread_fallback,
+            stop=self._stop,
+            news=news,
         )
         self._loops: list[Loop] = [*self._cameras, self._pipeline]
 
@@ -81,26 +88,26 @@ class Daemon:
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
-            stack.callback(self._stage.close)
-            self._warm_up()
+            stack.callback(self._relay.close)
+            self._relay.start()
             for loop in self._loops:
                 loop.start()
             try:
                 self._supervise(signals)
             finally:
                 self._shut_down()
-        if self._pipeline.is_decoding:
-            # Nothing interrupts a decoder, and Python would wait for it. Everything is recorded and closed.
+        if self._pipeline.is_busy:
+            # Nothing interrupts a decoder or a model, and Python would wait. Everything is recorded and closed.
             os._exit(0)
 
-    def _warm_up(self) -> None:
-        start, preset = time.monotonic(), self._stage.options.model_options.name
-        try:
-            self._stage.warm_up()
-        except ModelUnavailableError as exc:  # a server that is not there yet: photos wait for it in the ledger
-            log.warning("model.unavailable", preset=preset, error=str(exc), consequence="photos wait")
-        else:
-            log.info("model.ready", preset=preset, seconds=round(time.monotonic() - start, 2))
+    def _models(self) -> list[Model]:
+        """Return the model to read with, then those to fall back to. Raises ConfigurationError."""
+        settings, registry = self._settings, self._registry
+        line_up = registry.line_up(settings.stage, settings.preset, settings.fallback_presets)
+        for options in line_up[1:]:
+            if obstacle := options.model_options.obstacle():
+                log.warning("fallback.unusable", preset=options.model_options.name, error=obstacle)
+        return [Model(settings.stage, registry.build(options)) for options in line_up]
 
     def _stop_loops(self) -> None:
         self._stop.set()
@@ -109,7 +116,10 @@ class Daemon:
             camera.hurry()
 
     def _recover(self) -> None:
-        suspects = self._ledger.recover(self._pipeline.reader, self._settings.pipeline.max_attempts)
+        # What a fallback has read is read for good, unless it is to be read again.
+        counting = self._relay.models[:1] if self._settings.reread_fallback else self._relay.models
+        readers = [model.reader for model in counting]
+        suspects = self._ledger.recover(readers, self._settings.pipeline.max_attempts)
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
         )
@@ -144,7 +154,7 @@ class Daemon:
     def _is_over(self, counts: Counts) -> bool:
         """Tell whether nothing is left to do, or nothing can be done: the model has been away for long."""
         undone = any(counts.get(state) for state in UNDONE)
-        return not undone or self._pipeline.unavailable_seconds > _PATIENCE_SECONDS
+        return not undone or self._relay.waiting_seconds > _PATIENCE_SECONDS
 
     def _counts(self) -> Counts:
         try:
@@ -176,8 +186,8 @@ class Daemon:
         )
         if failed:
             raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
-        if self._once and self._pipeline.unavailable:
-            raise BibwatchError(f"{self._pipeline.unavailable}; the photos wait in the ledger for the next run")
+        if self._once and self._relay.waiting_seconds:
+            raise BibwatchError(f"{self._relay.preferred.error}; the photos wait in the ledger for the next run")
         if self._once and unhealthy:
             raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")
 

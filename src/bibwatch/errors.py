@@ -37,8 +37,37 @@ class ModelError(BibwatchError):
     """The model answered, and the answer is that this image cannot be read."""
 
 
+class ModelRejectedError(ModelError):
+    """The model's server refuses the request: for the image in it, or for what is asked of every image."""
+
+
 class ModelUnavailableError(ModelError):
     """The model could not be asked; the image is not to blame and is tried again."""
+
+
+class ModelUnreachableError(ModelUnavailableError):
+    """There is no connection to the model's server, or it broke."""
+
+
+class ModelBusyError(ModelUnavailableError):
+    """The model's server has too much to do, or is still starting; `retry_after` are the seconds it asks for."""
+
+    retry_after: float | None = None
+
+
+class ModelNotServedError(ModelUnavailableError):
+    """The model's server does not give us this model: the key or the name is wrong, or it answers with another."""
+
+
+class ModelFaultError(ModelUnavailableError):
+    """The model's server failed at the request, answered no chat completion, or not in time.
+
+    That may be the server's fault or the image's: what it answers to another image tells.
+    """
+
+
+class ModelTimeoutError(ModelFaultError):
+    """The model's server gave no whole answer in the time it has."""
 
 
 class ModelReplyError(ModelError):

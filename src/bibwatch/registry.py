@@ -6,7 +6,7 @@ Knows what the configuration adds to what comes by the door of plugins. Loads no
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -70,15 +70,31 @@ class Registry:
         name = self._spelt(preset)
         return self._model_options({**self._inherited(name, ()), "name": name}, f"presets.{name}")
 
-    def stage_options(self, name: str, preset: str) -> StageOptions:
+    def stage_options(self, name: str, preset: str, *, instead: bool = False) -> StageOptions:
         """Return the options of a stage: with the model it names itself, otherwise that of `preset`.
 
-        Raises ConfigurationError, also for a stage and a model that cannot work together.
+        With `instead` the preset comes before the model it names. Raises ConfigurationError, also for a stage and
+        a model that cannot work together.
         """
         table = self.stage_table(name)
         own = table.pop("model_options", None)
+        if instead:
+            own = None
         model = self.model_options(preset) if own is None else self._own_model(name, own)
         return self._stage_options(name, table, model)
+
+    def line_up(self, name: str, preset: str, fallbacks: Iterable[str]) -> list[StageOptions]:
+        """Return the options of a stage with its model, then with each that takes over in turn while that is away.
+
+        Raises ConfigurationError as `stage_options` does, and for a preset that is named twice.
+        """
+        found = [self.stage_options(name, preset)]
+        for fallback in fallbacks:
+            options = self.stage_options(name, fallback, instead=True)
+            if any(options.model_options.name == other.model_options.name for other in found):
+                raise ConfigurationError(f"fallback_presets: {fallback} is named twice, or is the preset itself")
+            found.append(options)
+        return found
 
     def options(self, table: Mapping[str, Any]) -> StageOptions:
         """Return the options that a table describes whole, such as `model_dump(mode="json")` of some gave."""
@@ -89,7 +105,7 @@ class Registry:
     # Things
 
     def stage(self, name: str, preset: str) -> Stage[Any]:
-        """Return the stage `name` with the model it names itself, otherwise that of `preset`; nothing is loaded yet."""
+        """Return the stage that `stage_options` describes; nothing is loaded yet."""
         return self.build(self.stage_options(name, preset))
 
     def build(self, options: StageOptions) -> Stage[Any]:
@@ -105,8 +121,11 @@ class Registry:
 
     def runtime(self, options: ModelOptions) -> Runtime[Any]:
         """Return the runtime for a model; nothing is loaded yet. Raises ConfigurationError for one that is refused."""
+        from bibwatch import telemetry
+
         if options.refused:
             raise ConfigurationError(f"preset {options.name} cannot be run: {options.refused}")
+        telemetry.keep_logs_off_stdout()
         runtime: Runtime[Any] = self.class_of("runtimes", options.kind)(options)
         return runtime
 

@@ -110,6 +110,18 @@ class Settings(BaseSettings):
         default="rapidocr",
         description="Which model does it (`bibwatch presets`), for stages that name none of their own.",
     )
+    fallback_presets: list[str] = Field(
+        default=[], description="Which models read, the first that can, while that one cannot be asked."
+    )
+    fallback_after: float = Field(
+        default=60,
+        ge=0,
+        description="Seconds a model must have been away before a fallback reads; till then photos wait.",
+    )
+    reread_fallback: bool = Field(
+        default=False,
+        description="Read photos that a fallback has read again when the model is back; both results stay.",
+    )
     stages: dict[str, dict[str, Any]] = Field(
         default={}, description="Options of a stage, or further stages: `kind` and its options, by name."
     )

@@ -26,6 +26,7 @@ SCAN_SECONDS = Gauge("bibwatch_scan_seconds", "Length of the last full scan", ["
 CAMERA_HEALTHY = Gauge("bibwatch_camera_healthy", "1 when the camera folder could be scanned", ["camera"])
 WATCHER_UP = Gauge("bibwatch_watcher_up", "1 when the kernel's events hasten the scans of a folder", ["camera"])
 RESCANS = Counter("bibwatch_hint_overflows", "Times the hints were too many and a scan took their place", ["camera"])
+MODEL_AVAILABLE = Gauge("bibwatch_model_available", "1 when the model of a preset can be asked", ["preset"])
 READY_FILES = Gauge("bibwatch_ready_files", "Files waiting to be read")
 
 METRICS = (
@@ -39,6 +40,7 @@ METRICS = (
     CAMERA_HEALTHY,
     WATCHER_UP,
     RESCANS,
+    MODEL_AVAILABLE,
     READY_FILES,
 )
 
@@ -67,6 +69,12 @@ class _Stderr:
     def flush(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
+
+
+def keep_logs_off_stdout() -> None:
+    """Send lines to stderr if nobody has said where they go; structlog's own default is stdout, where answers are."""
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())))
 
 
 def set_up_logs(level: str, form: Literal["auto", "text", "json"]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bibwatch.errors import PhotoError, one_line
+from bibwatch.reading import reason
 from bibwatch.stages.base import Reading
 
 Result = dict[str, Any]
@@ -28,8 +28,7 @@ def result_of(readings: Iterable[Reading]) -> Result:
 
 def error_of(exc: Exception) -> Result:
     """Return the result for a photo that could not be read."""
-    state = f"{exc.state}: " if isinstance(exc, PhotoError) else ""
-    return {"error": state + one_line(exc)}
+    return {"error": reason(exc)}
 
 
 def _plain(bib: str) -> int | str:

@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from bibwatch import drawing
+from servers import Server, chat
 
 SHEET = [["Place", "Bib", "Name"], ["1", "0042", "Ada Lovelace"], ["2", "1815", "Mary Anning"], ["3", "731", "Bo Ek"]]
 
@@ -91,6 +93,85 @@ def test_a_describing_stage_with_an_ocr_is_refused_before_anything_is_read(stage
         f"bibwatch: stages.{stage}: preset rapidocr answers with lines of text, this stage needs a reply to a prompt; "
         "choose another with --preset (see `bibwatch presets`)"
     )
+
+
+class Served(NamedTuple):
+    """A stage with a model behind a server."""
+
+    stage: str
+    base: str  # a preset for models of its kind
+    reply: str
+    question: str  # begins so
+    printed: str
+
+
+SERVED = [
+    Served(
+        "bib_number",
+        "qwen-vllm",
+        '{"bibs": [{"number": "0042"}]}',
+        "Read the race bibs that runners wear in this photo. Answer with JSON only",
+        "photo.jpg: 0042 (50%, review)",
+    ),
+    Served(
+        "picture_description",
+        "qwen-vllm",
+        "Two runners cross a finish line.",
+        "Describe this picture in a few sentences.",
+        "Two runners cross a finish line.",
+    ),
+    Served(
+        "vision_convert",
+        "qwen-vllm",
+        "# Start list\n\n1. Ada Lovelace",
+        "Convert this page to Markdown. Leave out nothing and add nothing.",
+        "# Start list\n\n1. Ada Lovelace",
+    ),
+    Served(
+        "vision_convert",
+        "smoldocling-vllm",
+        "<doctag><section_header_level_1><loc_0><loc_0><loc_250><loc_100>Start list</section_header_level_1>"
+        "<text><loc_0><loc_110><loc_250><loc_150>Ada Lovelace</text></doctag>",
+        "Convert this page to docling.",
+        "## Start list\n\nAda Lovelace",
+    ),
+    Served(
+        "code_understanding",
+        "qwen-vllm",
+        "```python\nfor bib in bibs:\n    print(bib)\n```",
+        "Copy the code in this picture exactly, into one fenced block that names the language.",
+        "for bib in bibs:\n    print(bib)",
+    ),
+    Served(
+        "table",
+        "qwen-vllm",
+        "| Bib | Name |\n|---|---|\n| 0042 | Lovelace, Ada |",
+        "Copy the table in this picture as a Markdown table, exactly and completely.",
+        'Bib,Name\n0042,"Lovelace, Ada"',
+    ),
+    Served(
+        "table",
+        "smoldocling-vllm",
+        "<otsl><ched>Bib<ched>Name<nl><fcel>0042<fcel>Ada Lovelace<nl></otsl>",
+        "Convert table to OTSL.",
+        "Bib,Name\n0042,Ada Lovelace",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", SERVED, ids=lambda case: f"{case.stage}-{case.base}")
+def test_a_model_behind_a_server_is_asked_and_its_reply_printed(case: Served, tmp_path: Path, server: Server) -> None:
+    server.answer = lambda _: chat(case.reply)
+    (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("0042",))))
+    (tmp_path / "config.toml").write_text(f'[presets.served]\nbase = "{case.base}"\napi_url = "{server.url}"\n')
+    done = bibwatch(tmp_path, "read", "--stage", case.stage, "--preset", "served", "photo.jpg")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{case.printed}\n"
+    asked = [each for each in server.asked if each.method == "POST"]
+    assert asked[0].picture.size == (1200, 800), "the photo; what comes after it are parts of it"
+    for each in asked:
+        _, text = each.body["messages"][0]["content"]
+        assert text["text"].startswith(case.question)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bibwatch import cli
+from bibwatch import cli, drawing
 from bibwatch.comparing import Answer, Trial, agreement, read_labels, score
 from bibwatch.errors import BibwatchError
 from servers import Asked, Server, chat, error
@@ -100,6 +100,31 @@ def test_the_tables(compare: Compare, server: Server) -> None:
     assert any(re.fullmatch(r"one.jpg 1042 \(\d+%.*\) 1042 \(\d+%.*\)", line) for line in lines)
     assert "quick and served read the same in 1 of 2 photos (50%)" in lines
     assert lines[-1].startswith("cogvlm cannot run: preset cogvlm cannot be run: ")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
+
+
+def words(printed: str) -> list[str]:
+    """Return the words of what was printed, sorted; without the lines that are measured, and how sure readings are."""
+    measured = r"^ *(load,|one by one,|batched,|memory,).*$|\(\d+%|[─(),]"
+    return sorted(re.sub(measured, " ", printed, flags=re.MULTILINE).split())
+
+
+@pytest.mark.heavy
+def test_the_docs_show_what_is_printed(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photos are drawn anew, from the labels in it. The preset that cannot run could, where transformers is."""
+    monkeypatch.setenv("COLUMNS", "96")
+    shown = PAGE.read_text().partition("$ bibwatch compare ")[2].partition("\n")[2].partition("smolvlm-256m cannot")[0]
+    labels = dict(re.findall(r"^ (p\d\.jpg)   (\S+(?: \S+)*)", shown, re.MULTILINE))
+    for number, (name, label) in enumerate(labels.items()):
+        Path(name).write_bytes(drawing.jpeg(drawing.photo(label.split(), seed=number)))
+    Path("labels.csv").write_text("file,bibs\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
+    result = compare("--preset", "rapidocr", "--preset", "quick", "--labels", "labels.csv", *labels)
+    assert words(result.stdout) == words(shown)
+    for head in ("load, s", "one by one, s an image", "batched, images a s", "memory, MB"):
+        assert head in shown
+        assert head in result.stdout
 
 
 @pytest.mark.heavy

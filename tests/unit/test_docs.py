@@ -75,6 +75,7 @@ def test_the_library_works_as_the_docs_have_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("1042",))))
     assert len(block.strip().splitlines()) <= 10
+    assert not re.search(r"^with .*\.runtime:", block, re.MULTILINE), "the stage: further models come and go with it"
     server.answer = lambda _: chat("A banner: CITY RUN.")
     exec(compile(block.replace("http://127.0.0.1:8000/v1", server.url), "library.md", "exec"), {})  # noqa: S102
     said = capsys.readouterr().out
@@ -162,3 +163,11 @@ def test_contributing_names_every_module() -> None:
     for path in (ROOT / "src" / "bibwatch").iterdir():
         if not path.name.startswith("__") and path.name != "py.typed":
             assert re.search(rf"^  {path.name}/? ", text, re.MULTILINE), path.name
+
+
+def test_the_tests_that_docs_name_exist() -> None:
+    """The table of docs/servers.md says of each error which test shows what is done about it."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md")))
+    assert len(named) > 10
+    assert [name for name in named if f"def {name}(" not in tests] == []

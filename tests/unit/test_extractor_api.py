@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -217,6 +218,19 @@ class TestMadeDirectly:
         with pytest.raises(ConfigurationError, match=r"^presets.LocalQwenExtractor.device: [^\n]+$"):
             LocalQwenExtractor("Qwen/Qwen2-VL-2B-Instruct", device="gpu")
 
+    @pytest.mark.parametrize("kind", [LocalQwenExtractor, LocalSmolVLMExtractor])
+    def test_their_model_is_the_runtimes_own(self, kind: type[LocalQwenExtractor | LocalSmolVLMExtractor]) -> None:
+        extractor: Any = kind("/srv/model")
+        scaled = extractor.with_scaler(ImageScaler(300))
+        assert (extractor.model, extractor.processor) == (None, None)
+        extractor.stage.runtime._loaded = SimpleNamespace(model="a model", processor="its processor")
+        for each in (extractor, scaled):
+            assert (each.model, each.processor) == ("a model", "its processor")
+        extractor.stage.runtime._loaded = SimpleNamespace(model="on the CPU", processor="its processor")
+        assert scaled.model == "on the CPU"
+        extractor.stage.runtime._loaded = None
+        assert (scaled.model, scaled.processor) == (None, None)
+
     @pytest.mark.parametrize("kind", [VLMExtractor, LocalVLMExtractor])
     def test_the_bases_are_abstract(self, kind: type) -> None:
         with pytest.raises(TypeError, match="_process_image"):
@@ -277,11 +291,43 @@ class TestByTheOcr:
         assert items[0]["result"] == {"bib": 2084}
         assert set(items[1]["result"]) == {"error"}
 
+    def test_all_its_models_are_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        extractor = get_extractor("qwen-inline-cpu")  # with the bundled OCR, that tells it where to look again
+        assert isinstance(extractor, StageExtractor)
+        stages = [extractor.stage, *extractor.stage.further.values()]
+        assert len(stages) == 2
+        closed: list[object] = []
+        for stage in stages:
+            monkeypatch.setattr(stage.runtime, "close", lambda stage=stage: closed.append(stage))
+        extractor.close()
+        assert len(closed) == 2
+        assert {*map(id, closed)} == {*map(id, stages)}
+
     def test_it_can_be_let_go_and_comes_back(self, ocr: StageExtractor, photos: list[str]) -> None:
         before = ocr.extract(photos[0])
         ocr.close()
         ocr.close()
         assert ocr.extract(photos[0]) == before
+
+
+class TestLimits:
+    """Those of the configuration hold, as for `bibwatch read`."""
+
+    @pytest.fixture(autouse=True, params=["max_pixels = 100000", "max_bytes = 5000"])
+    @staticmethod
+    def _limits(request: pytest.FixtureRequest, photos: list[str]) -> None:
+        Path("config.toml").write_text(f"[images]\n{request.param}\n{BY_THE_OCR}")
+
+    @pytest.mark.parametrize("scale", [None, 300])
+    def test_of_an_extractor_by_name(self, scale: int | None, server: Server) -> None:
+        remote = RemoteVLLMExtractor(server.url, "m")
+        for extractor in (get_extractor("smol-inline-cpu", scale), remote.with_scaler(scale and ImageScaler(scale))):
+            assert re.search(r"^oversized: .* is over images.max_", extractor.extract("a.jpg")["error"])
+        assert server.asked == []
+
+    def test_of_a_class_of_yours_that_scales(self) -> None:
+        (item,) = FakeExtractor("x").extract_multiple_bib_numbers(["a.jpg"], scale_width=300)
+        assert re.search(r"^oversized: .* is over images.max_", item["result"]["error"])
 
 
 class TestHooks:
@@ -364,7 +410,7 @@ class TestScaling:
         assert all(1 <= side <= most for side, most in zip(scaled, bounds, strict=True))
         factor = min(most / side for side, most in zip(size, bounds, strict=True))
         for side, whole in zip(scaled, size, strict=True):
-            assert abs(side - whole * factor) <= 1
+            assert abs(side - whole * factor) < 1.001
 
     def test_a_scale_of_nothing_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="scale_height = 0"):
@@ -429,5 +475,5 @@ class TestRemote:
         assert remote.extract("a.jpg")["bib"] == 256
 
     def test_a_url_that_is_none_is_refused(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"presets.RemoteVLLMExtractor.api_url: not a URL"):
+        with pytest.raises(ConfigurationError, match=r"presets.RemoteVLLMExtractor.api_url: .*not a URL"):
             RemoteVLLMExtractor("somewhere", "model")

@@ -240,7 +240,7 @@ def test_a_photo_that_was_read_stays_done_when_its_file_goes(ledger: Ledger, sql
     """Other options want it read again, but there is nothing left to read: what was read stays, and stays shown."""
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     (again,) = claim(ledger)
     ledger.finish(_OTHER_OPTIONS, [Finished(again, state=State.GONE, error="not there")])
     (row,) = sql("image_status")
@@ -252,9 +252,9 @@ def test_a_photo_that_was_read_stays_done_though_bibwatch_died_over_it(ledger: L
     """A suspect by then, not merely one to read again."""
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     claim(ledger)
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     (again,) = claim(ledger)
     assert again.priority is Priority.SUSPECT
     ledger.finish(_OTHER_OPTIONS, [Finished(again, state=State.GONE, error="not there")])
@@ -338,7 +338,7 @@ def test_suspects_are_claimed_alone_and_after_the_others(ledger: Ledger) -> None
     """R18, R19: a photo that may kill the process takes no neighbour with it, and holds up none."""
     drop(ledger, "/drop/bad.jpg", "/drop/worse.jpg")
     claim(ledger)
-    assert ledger.recover(_OCR, 5) == 2
+    assert ledger.recover([_OCR], 5) == 2
     drop(ledger, "/drop/a.jpg", "/drop/b.jpg")
     assert [each.path for each in claim(ledger)] == ["/drop/a.jpg", "/drop/b.jpg"]
     assert claim(ledger, suspects=False) == []
@@ -351,7 +351,7 @@ def test_suspects_are_claimed_alone_and_after_the_others(ledger: Ledger) -> None
 def test_a_released_suspect_is_still_a_suspect(ledger: Ledger) -> None:
     drop(ledger, "/drop/a.jpg", "/drop/b.jpg")
     claim(ledger)
-    ledger.recover(_OCR, 5)
+    ledger.recover([_OCR], 5)
     ledger.release(claim(ledger))
     (again,) = claim(ledger)
     assert (again.priority, again.attempts) == (Priority.SUSPECT, 2)
@@ -360,7 +360,7 @@ def test_a_released_suspect_is_still_a_suspect(ledger: Ledger) -> None:
 def test_photos_read_before_come_after_new_ones(ledger: Ledger) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger)
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     drop(ledger, "/drop/b.jpg")
     taken = [*claim(ledger), *claim(ledger)]
     assert [(each.path, each.priority) for each in taken] == [
@@ -376,10 +376,10 @@ def test_a_photo_that_kills_bibwatch_fails_at_last(ledger: Ledger, sql: Any, att
     for death in range(1, attempts + 1):
         (taken,) = claim(ledger)
         assert taken.attempts == death
-        assert ledger.recover(_OCR, attempts) == (death < attempts)
+        assert ledger.recover([_OCR], attempts) == (death < attempts)
     (row,) = sql("file_status")
     assert (row["state"], row["error"]) == ("failed", f"bibwatch died {attempts} times while reading it")
-    assert ledger.recover(_OCR, attempts) == 0
+    assert ledger.recover([_OCR], attempts) == 0
     assert claim(ledger) == []
 
 
@@ -388,7 +388,7 @@ def test_recovering_leaves_everything_else_alone(ledger: Ledger, sql: Any) -> No
         if state not in {State.READING, State.DONE}:
             drop(ledger, f"/drop/{state}.jpg", state=state)
     before = sql("file_status")
-    assert ledger.recover(_OCR, 5) == 0
+    assert ledger.recover([_OCR], 5) == 0
     assert sql("file_status") == before
 
 
@@ -446,7 +446,7 @@ def test_a_photo_without_a_bib_is_done(ledger: Ledger, sql: Any) -> None:
     assert states(sql) == {"/drop/a.jpg": "done"}
     assert sql("bib_results") == []
     assert [row["state"] for row in sql("image_status")] == ["done"]
-    assert ledger.known(_OCR, [photo().sha256]) == {photo().sha256}
+    assert ledger.known([_OCR], [photo().sha256]) == {photo().sha256}
 
 
 def test_a_photo_of_unknown_time_has_none(ledger: Ledger, sql: Any) -> None:
@@ -464,7 +464,7 @@ def test_the_same_bytes_under_two_names_are_one_photo_with_one_result(ledger: Le
     ledger.finish(_OCR, batch)
     drop(ledger, "/other/again.jpg", camera="start")
     (taken,) = claim(ledger)
-    assert ledger.known(_OCR, [photo().sha256]) == {photo().sha256}
+    assert ledger.known([_OCR], [photo().sha256]) == {photo().sha256}
     ledger.finish(_OCR, [Finished(taken, photo())])
     assert bibs(sql) == ["0042"]
     assert sql("bib_results")[0]["path"] == "/drop/a.jpg"
@@ -477,10 +477,10 @@ def test_only_this_readers_results_are_known(ledger: Ledger) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, content="a")
     asked = [photo("a").sha256, photo("b").sha256]
-    assert ledger.known(_OCR, asked) == {asked[0]}
-    assert ledger.known(_OTHER_OPTIONS, asked) == set()
-    assert ledger.known(_OTHER_PRESET, asked) == set()
-    assert ledger.known(_OCR, []) == set()
+    assert ledger.known([_OCR], asked) == {asked[0]}
+    assert ledger.known([_OTHER_OPTIONS], asked) == set()
+    assert ledger.known([_OTHER_PRESET], asked) == set()
+    assert ledger.known([_OCR], []) == set()
 
 
 @pytest.mark.parametrize("state", [State.SETTLING, State.READY])
@@ -533,13 +533,13 @@ def test_a_photo_the_model_fails_on_is_tried_again_alone(ledger: Ledger, sql: An
         ],
     )
     assert states(sql) == {"/drop/a.jpg": "ready", "/drop/b.jpg": "done"}
-    assert ledger.known(_OCR, [photo("a").sha256]) == set()
+    assert ledger.known([_OCR], [photo("a").sha256]) == set()
     assert claim(ledger, suspects=False) == []
     (again,) = claim(ledger)
     assert (again.path, again.attempts) == ("/drop/a.jpg", 2)
     ledger.finish(_OCR, [Finished(again, photo("a"), failed, state=State.FAILED, error="out of memory")])
     assert [row["state"] for row in sql("image_status")] == ["failed", "done"]
-    assert ledger.known(_OCR, [photo("a").sha256]) == set()
+    assert ledger.known([_OCR], [photo("a").sha256]) == set()
 
 
 def test_a_batch_is_recorded_all_or_nothing(ledger: Ledger, sql: Any) -> None:
@@ -578,7 +578,7 @@ def test_an_empty_output_is_an_output(ledger: Ledger, sql: Any) -> None:
 def test_changed_options_read_every_photo_again_and_replace_the_readings(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
-    assert ledger.recover(_OTHER_OPTIONS, 5) == 0
+    assert ledger.recover([_OTHER_OPTIONS], 5) == 0
     assert states(sql) == {"/drop/a.jpg": "ready"}
     assert bibs(sql) == ["0042"]  # until there is a better one
     read(ledger, "0043", reader=_OTHER_OPTIONS)
@@ -590,23 +590,23 @@ def test_going_back_to_the_first_options_shows_the_first_readings(ledger: Ledger
     """And no model is asked again."""
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     read(ledger, "0043", reader=_OTHER_OPTIONS)
-    ledger.recover(_OCR, 5)
+    ledger.recover([_OCR], 5)
     assert bibs(sql) == ["0042"]
     assert states(sql) == {"/drop/a.jpg": "done"}
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     assert bibs(sql) == ["0043"]
 
 
 def test_going_back_shows_the_first_readings_of_those_photos_that_have_them(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, "1", content="a")
-    ledger.recover(_OTHER_OPTIONS, 5)
+    ledger.recover([_OTHER_OPTIONS], 5)
     drop(ledger, "/drop/b.jpg")
     read(ledger, "2", content="b", reader=_OTHER_OPTIONS)
     read(ledger, "3", content="a", reader=_OTHER_OPTIONS)
-    ledger.recover(_OCR, 5)
+    ledger.recover([_OCR], 5)
     assert states(sql) == {"/drop/a.jpg": "done", "/drop/b.jpg": "ready"}
     assert bibs(sql) == ["1", "2"]
 
@@ -615,7 +615,7 @@ def test_outputs_of_other_options_are_replaced_too(ledger: Ledger, sql: Any) -> 
     first, second = Reader("table", "smol", "a"), Reader("table", "smol", "b")
     drop(ledger, "/drop/a.jpg")
     for number, reader in enumerate((first, second)):
-        ledger.recover(reader, 5)
+        ledger.recover([reader], 5)
         ledger.finish(reader, [Finished(taken, photo(), Outcome(output={"n": number})) for taken in claim(ledger)])
     assert [row["output_json"] for row in sql("stage_outputs")] == ['{"n": 1}']
 
@@ -623,9 +623,9 @@ def test_outputs_of_other_options_are_replaced_too(ledger: Ledger, sql: Any) -> 
 def test_two_presets_stand_side_by_side(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
-    ledger.recover(_OTHER_PRESET, 5)
+    ledger.recover([_OTHER_PRESET], 5)
     read(ledger, "0043", reader=_OTHER_PRESET)
-    ledger.recover(_OCR, 5)
+    ledger.recover([_OCR], 5)
     assert {row["preset"]: row["bib"] for row in sql("bib_results")} == {"rapidocr": "0042", "another": "0043"}
     assert states(sql) == {"/drop/a.jpg": "done"}
 
@@ -635,7 +635,7 @@ def test_a_restart_with_the_same_options_reads_nothing(ledger: Ledger, sql: Any)
     drop(ledger, *[f"/drop/{number}.jpg" for number in range(20)])
     ledger.finish(_OCR, [Finished(taken, photo(taken.path), outcome("0042")) for taken in claim(ledger, 20)])
     before = sql("file_status")
-    assert ledger.recover(_OCR, 5) == 0
+    assert ledger.recover([_OCR], 5) == 0
     assert sql("file_status") == before
     assert ledger.ready() == 0
 
@@ -671,7 +671,7 @@ def test_a_person_can_have_trouble_tried_again(ledger: Ledger, sql: Any) -> None
     drop(ledger, "/drop/a.jpg")
     for _ in range(2):
         claim(ledger)
-        ledger.recover(_OCR, 2)
+        ledger.recover([_OCR], 2)
     assert states(sql) == {"/drop/a.jpg": "failed"}
     assert ledger.retry([State.FAILED]) == 1
     (row,) = sql("file_status")
@@ -718,7 +718,7 @@ class Race(RuleBasedStateMachine):
     @initialize(reader=readers)
     def start(self, reader: Reader) -> None:
         self.reader = reader
-        assert self.ledger.recover(reader, 3) == 0
+        assert self.ledger.recover([reader], 3) == 0
 
     def take(self, number: int) -> tuple[Claim, str]:
         return self.claims.pop(number % len(self.claims))
@@ -776,7 +776,7 @@ class Race(RuleBasedStateMachine):
         """The model answers; it is asked about each image once."""
         claim, content = self.take(number)
         seen = photo(content)
-        asked = seen.sha256 not in self.ledger.known(self.reader, [seen.sha256])
+        asked = seen.sha256 not in self.ledger.known([self.reader], [seen.sha256])
         said = outcome(*([] if content == "no bib" else [content]))
         self.ledger.finish(self.reader, [Finished(claim, seen, said if asked else None)])
 
@@ -817,7 +817,7 @@ class Race(RuleBasedStateMachine):
     def crash(self, reader: Reader, attempts: int) -> None:
         """`kill -9`, and a new start, perhaps with other options."""
         reading = [row for row in self.files.values() if row["state"] == State.READING]
-        found = self.ledger.recover(reader, attempts)
+        found = self.ledger.recover([reader], attempts)
         assert found == sum(row["attempts"] < attempts for row in reading)
         self.claims.clear()
         self.reader = reader

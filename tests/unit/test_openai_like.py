@@ -6,24 +6,40 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bibwatch.errors import ConfigurationError, ModelError, ModelReplyError, ModelUnavailableError
-from bibwatch.runtimes.base import Constraint, Finish, Prediction, Token
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.errors import (
+    ConfigurationError,
+    ModelBusyError,
+    ModelError,
+    ModelFaultError,
+    ModelNotServedError,
+    ModelRejectedError,
+    ModelReplyError,
+    ModelTimeoutError,
+    ModelUnavailableError,
+    ModelUnreachableError,
+)
+from bibwatch.runtimes.base import Constraint, Finish, Prediction, Token, Usage
+from bibwatch.runtimes.batches import FEW
+from bibwatch.runtimes.openai_like import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.tokens import tokens_of
 from bibwatch.testing import RuntimeConformance
-from servers import Answer, Asked, Server, chat, error
+from servers import Answer, Asked, Server, chat, error, lm_studio, ollama, picture, transformers_serve
 
 _SECRET = "sk-never-to-be-seen"  # noqa: S105  # of nobody
 _PATIENCE = 30  # seconds until a test that waits for another thread gives up; it never takes as long when all is well
@@ -45,41 +61,66 @@ def ask(server: Server) -> Iterator[Callable[..., list[Prediction]]]:
 
 
 def options(server: Server, **changed: Any) -> VisionOpenAILikeApiOptions:
-    usual: dict[str, Any] = {"name": "mine", "api_url": server.url, "model_name": "smol", "timeout_seconds": _PATIENCE}
+    usual: dict[str, Any] = {
+        "name": "mine",
+        "api_url": server.url,
+        "model_name": "smol",
+        "timeout_seconds": _PATIENCE,
+        "retries": 0,
+    }
     return VisionOpenAILikeApiOptions(**(usual | changed))
-
-
-def picture(number: int = 0) -> Image.Image:
-    """A picture that can be told from others by its width."""
-    return Image.new("RGB", (32 + number, 32), "white")
-
-
-def number_of(asked: Asked) -> int:
-    return asked.picture.width - 32
 
 
 # The contract
 
 
 class TestContract(RuntimeConformance):
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="class", params=["vllm", "ollama", "lm_studio", "transformers_serve"])
     @classmethod
-    def unloaded(cls) -> Iterator[VisionOpenAILikeApi]:
+    def unloaded(cls, request: pytest.FixtureRequest) -> Iterator[VisionOpenAILikeApi]:
+        """Give a runtime that asks one of these, each of which takes and tells other things."""
         running = Server()
-        running.answer = cls.obedient
-        yield VisionOpenAILikeApi(
-            options(running, batch_size=2, structured="structured_outputs", extra_body={"seed": 1, "top_p": 0.5})
-        )
+        match request.param:
+            case "vllm":
+                running.answer = cls.vllm
+                usual: dict[str, Any] = {"structured": "structured_outputs", "extra_body": {"seed": 1, "top_p": 0.5}}
+            case "ollama":
+                running.answer = lambda asked: ollama(cls.schema_or_number(asked), asked.body["model"])
+                usual = {"model_name": "qwen2.5vl:3b"}
+            case "lm_studio":
+                running.answer = lambda asked: lm_studio(cls.schema_or_number(asked), asked.body["model"])
+                usual = {"model_name": "qwen/qwen2.5-vl-3b"}
+            case _:
+                running.answer = cls.transformers
+                usual = {"model_name": "HuggingFaceTB/SmolVLM-Instruct", "logprobs": False}
+        yield VisionOpenAILikeApi(options(running, batch_size=2, **usual))
         running.stop()
 
     @staticmethod
-    def obedient(asked: Asked) -> Answer:
-        """Answer by what the picture looks like, in the form that is asked for."""
-        form = asked.body.get("structured_outputs", {})
-        if "json" in form:
-            return chat('{"legible": "yes"}')
-        number = str(int(hashlib.sha256(asked.picture.tobytes()).hexdigest(), 16))[:4]
-        return chat(number, logprobs={"content": [{"token": digit, "logprob": -0.5} for digit in number]})
+    def number(asked: Asked) -> str:
+        """Return a number that comes from what the picture looks like."""
+        return str(int(hashlib.sha256(asked.picture.tobytes()).hexdigest(), 16))[:4]
+
+    @classmethod
+    def vllm(cls, asked: Asked) -> Answer:
+        """Answer in the form that is asked for, with probabilities."""
+        if "json" in asked.body.get("structured_outputs", {}):
+            return chat('{"legible": "yes"}', model="smol")
+        number = cls.number(asked)
+        listed = {"content": [{"token": digit, "logprob": -0.5} for digit in number]}
+        return chat(number, model="smol", written=4, logprobs=listed)
+
+    @classmethod
+    def schema_or_number(cls, asked: Asked) -> str:
+        """Answer in the form that is asked for."""
+        return '{"legible": "yes"}' if "response_format" in asked.body else cls.number(asked)
+
+    @classmethod
+    def transformers(cls, asked: Asked) -> Answer:
+        """Refuse the fields that it does not know yet."""
+        if unknown := {"logprobs", "response_format"} & asked.body.keys():
+            return Answer(json.dumps({"detail": f"Unsupported fields in the request: {unknown}"}).encode(), 422)
+        return transformers_serve(cls.number(asked), asked.body["model"])
 
 
 # What is sent
@@ -111,7 +152,7 @@ def test_jpeg_quality_is_what_it_says(server: Server, ask: Callable[..., list[Pr
     noise = Image.effect_noise((200, 200), 90)
     for quality in (30, 90):
         ask(noise, jpeg_quality=quality)
-    poor, good = (asked.picture.fp.getbuffer().nbytes for asked in server.asked)  # type: ignore[union-attr]
+    poor, good = (len(asked.jpeg) for asked in server.asked)
     assert poor < good
 
 
@@ -191,8 +232,8 @@ def test_a_pattern_that_cannot_be_sent_is_an_error_and_not_left_out(
         ("https://h/a/chat/completions?api-version=3", "https://h/a/chat/completions?api-version=3"),
     ],
 )
-def test_the_address_that_is_asked(server: Server, api_url: str, asked: str) -> None:
-    assert options(server, api_url=api_url).url("/chat/completions") == asked
+def test_the_address_that_is_asked(api_url: str, asked: str) -> None:
+    assert Address(api_url).service("/chat/completions") == asked
 
 
 @pytest.mark.parametrize(
@@ -217,7 +258,7 @@ def test_answers_are_in_order_whichever_comes_first(server: Server, ask: Callabl
     given[4].set()
 
     def answer(asked: Asked) -> Answer:
-        number = number_of(asked)
+        number = asked.number
         assert given[number + 1].wait(_PATIENCE)
         given[number].set()
         return chat(f"picture {number}")
@@ -250,12 +291,34 @@ def test_no_more_at_once_than_concurrency_and_no_fewer(server: Server, ask: Call
 
 
 def test_one_that_fails_costs_its_neighbours_nothing(server: Server, ask: Callable[..., list[Prediction]]) -> None:
-    server.answer = lambda asked: error(400) if number_of(asked) == 1 else chat(str(number_of(asked)))
+    server.answer = lambda asked: error(400) if asked.number == 1 else chat(str(asked.number))
     before, failed, after = ask(*map(picture, range(3)))
     assert (before.text, after.text) == ("0", "2")
     assert isinstance(failed.error, ModelError)
     assert failed.text == ""
     assert len(server.asked) == 3  # and is not asked again
+
+
+def test_short_answers_are_those_of_the_thread_that_wants_them(server: Server) -> None:
+    """A warm-up must not cut off the answers about photos that other threads ask for meanwhile."""
+
+    def ask(runtime: VisionOpenAILikeApi) -> int:
+        list(runtime.predict_batch([picture()], "?"))
+        most: int = server.asked[-1].body["max_tokens"]
+        return most
+
+    with ThreadPoolExecutor(1) as other, VisionOpenAILikeApi(options(server, max_new_tokens=77)) as runtime:
+        assert ask(runtime) == 77
+        with runtime.short_answers():
+            assert ask(runtime) == FEW
+            assert other.submit(ask, runtime).result() == 77
+        assert ask(runtime) == 77
+
+
+def test_short_answers_are_no_longer_than_others(server: Server) -> None:
+    with VisionOpenAILikeApi(options(server, max_new_tokens=2)) as runtime, runtime.short_answers():
+        list(runtime.predict_batch([picture()], "?"))
+    assert server.asked[0].body["max_tokens"] == 2
 
 
 # What comes back
@@ -271,7 +334,7 @@ def test_why_the_model_stopped(
     server.answer = lambda _: chat("42", reason)
     (prediction,) = ask()
     assert (prediction.text, prediction.finish, prediction.error) == ("42", finish, None)
-    assert prediction.device == f"127.0.0.1:{server.port}"
+    assert prediction.device == server.place
 
 
 def test_a_reply_that_was_cut_off_before_it_began_is_one_that_was_cut_off(
@@ -321,82 +384,221 @@ def test_tokens_are_the_text_or_none(texts: list[str], more: list[str], other: s
         assert "".join(token.text for token in tokens_of(text, tokens)) in {text, ""}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {
-            "object": "chat.completion",
-            "system_fingerprint": "fp_ollama",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "42", "reasoning": "hm"},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        },
-        {
-            "object": "chat.completion",
-            "choices": [
-                {
-                    "index": 0,
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": "42", "tool_calls": []},
-                }
-            ],
-            "stats": {},
-        },
-        {
-            "object": "chat.completion",
-            "choices": [
-                {
-                    "finish_reason": "stop",
-                    "index": 0,
-                    "logprobs": None,
-                    "message": {"content": "42", "refusal": None, "role": "assistant", "tool_calls": None},
-                }
-            ],
-            "service_tier": None,
-            "usage": None,
-        },
-    ],
-    ids=["ollama", "lmstudio", "transformers"],
-)
-def test_the_replies_of_other_servers(server: Server, ask: Callable[..., list[Prediction]], body: object) -> None:
-    server.answer = lambda _: Answer(json.dumps(body).encode())
-    (prediction,) = ask()
+@pytest.mark.parametrize("shape", [ollama, lm_studio, transformers_serve])
+def test_the_replies_of_other_servers(
+    server: Server, ask: Callable[..., list[Prediction]], shape: Callable[[str, str], Answer]
+) -> None:
+    server.answer = lambda asked: shape("42", asked.body["model"])
+    (prediction,) = ask(model_name="HuggingFaceTB/SmolVLM-Instruct")
     assert (prediction.text, prediction.finish, prediction.tokens) == ("42", Finish.STOP, ())
+    assert (prediction.usage, prediction.error) == (Usage(read=700, written=3), None)
+
+
+def test_what_a_model_thought_is_not_its_answer(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+    server.answer = lambda _: chat("42", message={"role": "assistant", "content": "42", "reasoning": "1024?"})
+    assert ask()[0].text == "42"
+
+
+def said(status: int, body: dict[str, Any]) -> Answer:
+    return Answer(json.dumps(body).encode(), status)
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "says"),
     [
-        (Answer(b"<html>hello</html>"), ModelReplyError, "no chat completion: <html>hello"),
-        (Answer(b""), ModelReplyError, "no message"),
-        (Answer(b"\xff\x00\x1b[31m\n{"), ModelReplyError, "no chat completion"),
-        (Answer(b"[]"), ModelReplyError, "no chat completion"),
-        (Answer(b'{"error": "model crashed"}'), ModelReplyError, "no chat completion: model crashed"),
-        (Answer(b'{"choices": []}'), ModelReplyError, "no choices"),
-        (Answer(b'{"choices": [{"message": {"content": [1]}}]}'), ModelReplyError, "no chat completion"),
+        # vLLM
+        (
+            said(404, {"error": {"message": "The model `smol` does not exist.", "type": "NotFoundError", "code": 404}}),
+            ModelNotServedError,
+            "The model `smol` does not exist",
+        ),
+        (
+            said(
+                400,
+                {"error": {"message": "The prompt is longer than the maximum model length", "type": "BadRequestError"}},
+            ),
+            ModelRejectedError,
+            "400: The prompt is longer",
+        ),
+        (
+            said(
+                400,
+                {"object": "error", "message": "cannot identify image file", "type": "BadRequestError", "code": 400},
+            ),
+            ModelRejectedError,
+            "400: cannot identify image file",
+        ),
+        (
+            said(
+                500,
+                {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}},
+            ),
+            ModelFaultError,
+            "500: EngineCore encountered an issue",
+        ),
+        # Ollama
+        (
+            said(
+                404, {"error": {"message": 'model "smol" not found, try pulling it first', "type": "not_found_error"}}
+            ),
+            ModelNotServedError,
+            'model "smol" not found, try pulling it first',
+        ),
+        (said(404, {"error": "model 'smol' not found"}), ModelNotServedError, "model 'smol' not found"),
+        (
+            said(
+                400,
+                {
+                    "error": {
+                        "message": "invalid image input",
+                        "type": "invalid_request_error",
+                        "param": None,
+                        "code": None,
+                    }
+                },
+            ),
+            ModelRejectedError,
+            "400: invalid image input",
+        ),
+        (
+            said(
+                500, {"error": {"message": "model runner has unexpectedly stopped", "type": "api_error", "param": None}}
+            ),
+            ModelFaultError,
+            "500: model runner has unexpectedly stopped",
+        ),
+        (
+            said(503, {"error": {"message": "server busy, please try again.", "type": "api_error", "param": None}}),
+            ModelBusyError,
+            "503: server busy",
+        ),
+        # LM Studio
+        (
+            said(200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
+            ModelFaultError,
+            "Unexpected end",
+        ),
+        (
+            said(
+                404,
+                {"error": {"message": "No models loaded.", "type": "invalid_request_error", "code": "model_not_found"}},
+            ),
+            ModelNotServedError,
+            "No models loaded",
+        ),
+        # transformers serve
+        (
+            said(422, {"detail": "Unsupported fields in the request: {'logprobs'}"}),
+            ModelRejectedError,
+            "fields.*'logprobs'",
+        ),
+        (said(200, {}), ModelFaultError, "no chat completion"),
+    ],
+)
+def test_the_errors_of_other_servers(
+    server: Server, ask: Callable[..., list[Prediction]], answer: Answer, kind: type[ModelError], says: str
+) -> None:
+    server.answer = lambda _: answer
+    (prediction,) = ask()
+    assert type(prediction.error) is kind
+    assert re.search(says, str(prediction.error))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("smol", None),
+        ("smol", ""),
+        ("smol", "smol"),
+        ("gpt-4o", "gpt-4o-2024-08-06"),
+        ("gemini-2.0-flash", "gemini-2.0-flash-001"),
+        ("HuggingFaceTB/SmolVLM-Instruct", "HuggingFaceTB/SmolVLM-Instruct@main"),
+        ("llava", "llava:latest"),
+        ("Qwen/Qwen2.5-VL-3B", "qwen2.5-vl-3b"),
+        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B"),
+        ("/models/tiny", "/models/tiny"),
+    ],
+)
+def test_a_server_may_name_the_model_more_exactly_or_not_at_all(
+    server: Server, ask: Callable[..., list[Prediction]], asked: str, answered: str | None
+) -> None:
+    server.answer = lambda _: chat("42", model=answered)
+    assert [each.error for each in ask(model_name=asked)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("smol", "qwen"),
+        ("gpt-4o", "gpt-4o-mini"),
+        ("gpt-4o", "gpt-4"),
+        ("qwen2.5vl:3b", "qwen2.5vl:7b"),
+        ("smol", "smoller"),
+        ("smol", "smol/other"),
+        ("smol", "two\nlines " + "x" * 1_000_000),
+    ],
+)
+def test_another_model_that_answers_is_not_the_one_that_was_asked(
+    server: Server, ask: Callable[..., list[Prediction]], asked: str, answered: str
+) -> None:
+    """Its numbers would stand in the database under a wrong name."""
+    server.answer = lambda _: chat("42", model=answered)
+    (prediction,) = ask(model_name=asked)
+    assert type(prediction.error) is ModelNotServedError
+    assert f"answers, not {asked}; if that is the one you want, name it in model_name" in str(prediction.error)
+    assert str(prediction.error).isprintable()
+    assert len(str(prediction.error)) < 500
+
+
+@pytest.mark.parametrize(("written", "kind"), [(3, None), (4, None), (5, ModelReplyError)])
+def test_an_answer_may_have_as_many_tokens_as_were_allowed(
+    server: Server, ask: Callable[..., list[Prediction]], written: int, kind: type[ModelError] | None
+) -> None:
+    server.answer = lambda _: chat("1024", written=written)
+    (prediction,) = ask(max_new_tokens=4)
+    if kind is None:
+        assert (prediction.usage, prediction.error) == (Usage(read=700, written=written), None)
+    else:
+        assert (prediction.text, type(prediction.error)) == ("", kind)
+        assert "an answer of 5 tokens where 4 are allowed" in str(prediction.error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (Answer(b"<html>hello</html>"), ModelFaultError, "no chat completion: <html>hello"),
+        (Answer(b""), ModelFaultError, "no message"),
+        (Answer(b"\xff\x00\x1b[31m\n{"), ModelFaultError, "no chat completion"),
+        (Answer(b"[" * 100_000), ModelFaultError, "no chat completion"),
+        (Answer(b"9" * 100_000), ModelFaultError, "no chat completion"),
+        (Answer(b"[]"), ModelFaultError, "no chat completion"),
+        (Answer(b'{"error": "model crashed"}'), ModelFaultError, "no chat completion: model crashed"),
+        (Answer(b'{"choices": []}'), ModelFaultError, "no choices, not one"),
+        (chat("42", choices=2), ModelFaultError, "2 choices, not one"),
+        (Answer(b'{"choices": [{"message": {"content": [1]}}]}'), ModelFaultError, "no chat completion"),
         (chat(None), ModelReplyError, "no text"),
         (chat(""), ModelReplyError, "no text"),
+        (chat("", "x\n" * 1000), ModelReplyError, r"no text \(finish_reason x x"),
         (chat("I cannot", "content_filter"), ModelReplyError, "content_filter"),
-        (chat("half an ans", "abort"), ModelUnavailableError, "gave up"),
-        (error(400, "max_tokens is too large"), ModelError, "400: max_tokens is too large"),
-        (error(413), ModelError, "413: because"),
-        (Answer(b'{"detail": [{"msg": "extra"}]}', 422), ModelError, "422: .*extra"),
-        (error(401), ModelUnavailableError, r"wants a key: set api_key_file \(401\)"),
-        (error(403), ModelUnavailableError, "wants a key"),
-        (error(429, "slow down"), ModelUnavailableError, "429: slow down"),
-        (error(500), ModelUnavailableError, "500: because"),
-        (Answer(b"<html>\n Bad\n gateway", 502), ModelUnavailableError, "502: <html> Bad gateway"),
-        (error(503, "The engine is currently busy"), ModelUnavailableError, "503: The engine is currently busy"),
-        (Answer(b'{"error": "loading"}', 504), ModelUnavailableError, "504: loading"),
-        (Answer(b"", 307, {"Location": "https://elsewhere"}), ModelUnavailableError, "307"),
-        (Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}), ModelUnavailableError, "broke"),
-        (None, ModelUnavailableError, "broke"),
+        (chat("half an ans", "abort"), ModelFaultError, "gave up"),
+        (error(400, "max_tokens is too large"), ModelRejectedError, "400: max_tokens is too large"),
+        (error(413), ModelRejectedError, "413: because"),
+        (error(415), ModelRejectedError, "415: because"),
+        (Answer(b'{"detail": [{"msg": "extra"}]}', 422), ModelRejectedError, "422: .*extra"),
+        (error(401), ModelNotServedError, r"wants a key: set api_key_file \(401\)"),
+        (error(403), ModelNotServedError, "wants a key"),
+        (error(405), ModelNotServedError, "is api_url right"),
+        (Answer(b"", 307, {"Location": "https://elsewhere"}), ModelNotServedError, "307"),
+        (error(429, "slow down"), ModelBusyError, "429: slow down"),
+        (Answer(b"<html>\n Bad\n gateway", 502), ModelBusyError, "502: <html> Bad gateway"),
+        (error(503, "The engine is currently busy"), ModelBusyError, "503: The engine is currently busy"),
+        (error(408), ModelTimeoutError, "was not in time"),
+        (Answer(b'{"error": "loading"}', 504), ModelTimeoutError, "504: loading"),
+        (error(500), ModelFaultError, "500: because"),
+        (error(529), ModelFaultError, "529: because"),
+        (Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}), ModelFaultError, "cannot be unpacked"),
+        (Answer(b"", 200, {"no header": "x"}), ModelUnreachableError, "broke"),
+        (None, ModelUnreachableError, "broke"),
     ],
 )
 def test_what_is_no_answer_is_a_typed_error_on_one_line(
@@ -406,10 +608,57 @@ def test_what_is_no_answer_is_a_typed_error_on_one_line(
     (prediction,) = ask()
     assert type(prediction.error) is kind
     message = str(prediction.error)
-    assert message.startswith(f"mine at 127.0.0.1:{server.port}")
+    assert message.startswith(f"mine at {server.place}")
     assert re.search(says, message)
     assert message.isprintable()
+    assert len(message) < 500
     assert (prediction.text, prediction.tokens) == ("", ())
+
+
+@pytest.fixture(scope="module")
+def steady() -> Iterator[tuple[Server, VisionOpenAILikeApi]]:
+    """Start a server and a runtime that last for many questions."""
+    server = Server()
+    with VisionOpenAILikeApi(options(server, longest_side=32)) as runtime:
+        yield server, runtime
+    server.stop()
+
+
+_NAMES = "choices message content finish_reason logprobs usage completion_tokens model error detail token data id"
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES.split()), inner, max_size=4),
+    max_leaves=12,
+)
+_NEARLY = st.fixed_dictionaries(
+    {"choices": st.lists(st.fixed_dictionaries({"message": _ANY_JSON}), min_size=1, max_size=2)},
+    optional={"model": _ANY_JSON, "usage": _ANY_JSON},
+)
+_STATUSES = [200, 200, 200, 307, 400, 401, 404, 408, 418, 422, 429, 500, 502, 503, 504, 599]
+
+
+@settings(max_examples=60)
+@given(
+    st.binary() | (_ANY_JSON | _NEARLY).map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(_STATUSES),
+    st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=40),
+)
+def test_whatever_a_server_says_is_an_answer_or_a_typed_error(
+    steady: tuple[Server, VisionOpenAILikeApi], body: bytes, status: int, retry_after: str
+) -> None:
+    server, runtime = steady
+    server.answer = lambda _: Answer(body, status, {"Retry-After": retry_after})
+    (prediction,) = runtime.predict_batch([picture()], "?")
+    server.asked.clear()
+    error = prediction.error
+    assert type(error) is not ModelError  # that is for what nobody has thought of
+    if error is None:
+        assert prediction.text or prediction.finish is Finish.LENGTH
+    else:
+        assert (prediction.text, prediction.tokens) == ("", ())
+        assert str(error).isprintable()
+    if isinstance(error, ModelBusyError):
+        assert error.retry_after is None or error.retry_after >= 0
 
 
 def test_a_reply_that_breaks_off_is_none(server: Server, ask: Callable[..., list[Prediction]]) -> None:
@@ -419,7 +668,7 @@ def test_a_reply_that_breaks_off_is_none(server: Server, ask: Callable[..., list
 
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": "999"}, pieces=broken_off())
     (prediction,) = ask()
-    assert type(prediction.error) is ModelUnavailableError
+    assert type(prediction.error) is ModelUnreachableError
     assert "broke" in str(prediction.error)
 
 
@@ -430,7 +679,8 @@ def test_a_reply_without_end_is_given_up(server: Server, ask: Callable[..., list
 
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**12)}, pieces=endless())
     (prediction,) = ask()
-    assert isinstance(prediction.error, ModelReplyError)
+    assert type(prediction.error) is ModelFaultError
+    assert "a reply of over 16000000 bytes" in str(prediction.error)
 
 
 @pytest.mark.parametrize("first", [b"", b" "])
@@ -445,7 +695,7 @@ def test_a_server_that_is_silent_or_drips_is_given_up(
 
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**9)}, pieces=drops())
     (prediction,) = ask(timeout_seconds=0.2)
-    assert isinstance(prediction.error, ModelUnavailableError)
+    assert type(prediction.error) is ModelTimeoutError
     assert "no whole reply within timeout_seconds = 0.2" in str(prediction.error)
 
 
@@ -457,7 +707,7 @@ def test_a_server_that_is_not_there(server: Server, ask: Callable[..., list[Pred
         first, second = ask(picture(1), picture(2), api_url=url)
         assert options(server, api_url=url).obstacle() == f"no server answers at {url[7:-3]}"
     for each in (first, second):
-        assert type(each.error) is ModelUnavailableError
+        assert type(each.error) is ModelUnreachableError
         assert "cannot be reached" in str(each.error)
 
 
@@ -469,13 +719,78 @@ def test_a_name_that_nobody_knows(
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     (prediction,) = ask(api_url="http://finish-gpu:8000/v1")
-    assert type(prediction.error) is ModelUnavailableError
+    assert type(prediction.error) is ModelUnreachableError
     assert "finish-gpu:8000 cannot be reached" in str(prediction.error)
 
 
 def test_a_server_that_speaks_no_tls(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     (prediction,) = ask(api_url=server.url.replace("http:", "https:"))
-    assert type(prediction.error) is ModelUnavailableError
+    assert type(prediction.error) is ModelUnreachableError
+    assert "ca_file" not in str(prediction.error)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a certificate for this machine that it signed itself; return its file and that of its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    made, key = folder / "server.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=finish-gpu"]
+    to = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    subprocess.run([*command, *to], check=True, capture_output=True)
+    return made, key
+
+
+@pytest.fixture
+def tls_server(certificate: tuple[Path, Path]) -> Iterator[Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    running = Server(context)
+    yield running
+    running.stop()
+
+
+def test_a_certificate_that_nobody_signed_is_not_trusted(
+    tls_server: Server, ask: Callable[..., list[Prediction]]
+) -> None:
+    (prediction,) = ask(api_url=tls_server.url)
+    assert type(prediction.error) is ModelUnreachableError
+    assert "set ca_file to who signed it" in str(prediction.error)
+    assert tls_server.asked == []
+
+
+def test_a_certificate_in_ca_file_is_trusted(
+    tls_server: Server,
+    ask: Callable[..., list[Prediction]],
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(certificate[0].parent))
+    (prediction,) = ask(api_url=tls_server.url, ca_file="${CREDENTIALS_DIRECTORY}/server.pem")
+    assert (prediction.text, prediction.error, prediction.device) == ("1024", None, tls_server.place)
+
+
+def test_a_certificate_for_another_name_is_not_trusted(
+    tls_server: Server, ask: Callable[..., list[Prediction]], certificate: tuple[Path, Path]
+) -> None:
+    (prediction,) = ask(api_url=tls_server.url.replace("127.0.0.1", "localhost"), ca_file=certificate[0])
+    assert type(prediction.error) is ModelUnreachableError
+    assert tls_server.asked == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\n\xff\n", "folder"])
+def test_a_file_without_certificates_is_a_configuration_error(
+    server: Server, tmp_path: Path, content: bytes | str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    with pytest.raises(ConfigurationError, match=f"^mine at {server.place}: ca_file {path}: .") as raised:
+        VisionOpenAILikeApi(options(server, ca_file=path)).load()
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -485,6 +800,8 @@ def test_a_server_that_speaks_no_tls(server: Server, ask: Callable[..., list[Pre
         (Answer(b'{"data": []}'), "it lists: none"),
         (Answer(b"?"), "has no model 'smol' "),
         (error(404), "has no model 'smol', or api_url is not the right one"),
+        (error(500), "has no model 'smol' "),
+        (Answer(json.dumps({"data": [{"id": "two\nlines" * 1000}]}).encode()), "it lists: two lines"),
         (None, "has no model 'smol' "),
     ],
 )
@@ -494,9 +811,10 @@ def test_a_model_the_server_does_not_have(
     """It is not the photo's fault, and the message helps to find the right name."""
     server.answer = lambda asked: models if asked.method == "GET" else error(404, "no such model")
     (prediction,) = ask()
-    assert type(prediction.error) is ModelUnavailableError
+    assert type(prediction.error) is ModelNotServedError
     assert says in str(prediction.error)
     assert "404: no such model" in str(prediction.error)
+    assert str(prediction.error).isprintable()
     assert [asked.path for asked in server.asked] == ["/v1/chat/completions", "/v1/models"]
 
 
@@ -519,7 +837,8 @@ def test_the_key_is_sent_and_seen_nowhere(
     seen = [repr(runtime.options), runtime.options.model_dump_json(), json.dumps(runtime.options.identity())]
     with caplog.at_level(logging.DEBUG), runtime:
         for status in (200, 400, 401, 404, 500):
-            server.answer = lambda _, status=status: error(status, f"Incorrect API key: {_SECRET}")
+            answer = error(status, f"Incorrect API key: {_SECRET}")
+            server.answer = lambda _, answer=answer: answer  # type: ignore[misc]
             (prediction,) = runtime.predict_batch([picture()], "?")
             seen += [str(prediction.error), repr(prediction)]
         seen += [repr(runtime), str(vars(runtime)), str(vars(runtime.options))]
@@ -528,13 +847,52 @@ def test_the_key_is_sent_and_seen_nowhere(
     assert _SECRET not in "\n".join([*seen, caplog.text])
 
 
+@pytest.mark.parametrize(
+    "repeats",
+    [
+        lambda key: Answer(f"<p>{key}</p>".encode()),
+        lambda key: Answer((" " * 1190 + key).encode()),
+        lambda key: Answer(f'{{"error": "{"x" * 290}{key}"}}'.encode()),
+        lambda key: Answer(json.dumps({key: {"x": [key]}}).encode()),
+        lambda key: Answer(json.dumps({"detail": [{"input": {"headers": {"authorization": key}}}]}).encode(), 422),
+        lambda key: chat("42", model=key),
+        lambda key: chat("", key),
+        lambda key: Answer(b"{}", 500, {"X-Repeats": key}),
+        lambda key: Answer(b"", 200, {f"no header {key}": "x"}),
+        lambda key: Answer(json.dumps({"data": [{"id": key}]}).encode(), 404),
+    ],
+)
+def test_a_key_that_a_server_repeats_is_seen_nowhere(
+    server: Server,
+    key_file: Path,
+    repeats: Callable[[str], Answer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not half of it either, nor what libraries log."""
+    server.answer = lambda asked: repeats(asked.headers["Authorization"].removeprefix("Bearer "))
+    with caplog.at_level(logging.DEBUG), VisionOpenAILikeApi(options(server, api_key_file=key_file)) as runtime:
+        (prediction,) = runtime.predict_batch([picture()], "?")
+    assert isinstance(prediction.error, ModelError)
+    assert caplog.text
+    assert _SECRET[:9] not in repr(prediction) + caplog.text
+
+
+def test_a_key_in_the_list_of_models_is_seen_nowhere(
+    server: Server, ask: Callable[..., list[Prediction]], key_file: Path
+) -> None:
+    listed = Answer(json.dumps({"data": [{"id": _SECRET}]}).encode())
+    server.answer = lambda asked: listed if asked.method == "GET" else error(404)
+    (prediction,) = ask(api_key_file=key_file)
+    assert "it lists: ***" in str(prediction.error)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_key_that_is_refused_is_named_by_its_file(
     server: Server, ask: Callable[..., list[Prediction]], key_file: Path, status: int
 ) -> None:
     server.answer = lambda _: error(status)
     (prediction,) = ask(api_key_file=key_file)
-    assert type(prediction.error) is ModelUnavailableError
+    assert type(prediction.error) is ModelNotServedError
     assert f"refuses the key in {key_file} ({status})" in str(prediction.error)
 
 
@@ -604,6 +962,10 @@ def test_only_a_server_on_this_machine_is_knocked_at(server: Server, monkeypatch
         ({"api_url": "http://"}, "not a URL"),
         ({"api_url": "http://h:port/v1"}, "[Pp]ort"),
         ({"api_url": "http://me:secret@h/v1"}, "api_key_file"),
+        ({"api_url": ()}, "api_url"),
+        ({"api_url": ("http://h/v1", "h")}, "not a URL"),
+        ({"api_url": ("http://h/v1", "http://h/v1")}, "named twice"),
+        ({"retries": 11}, "retries"),
         ({"model_name": ""}, "model_name"),
         ({"concurrency": 0}, "concurrency"),
         ({"jpeg_quality": 101}, "jpeg_quality"),

@@ -5,18 +5,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
-from bibwatch.errors import ModelError, ModelUnavailableError
+from bibwatch.errors import (
+    ConfigurationError,
+    ModelBusyError,
+    ModelError,
+    ModelFaultError,
+    ModelRejectedError,
+    ModelUnreachableError,
+)
 from bibwatch.files import Stat
 from bibwatch.images import ImageLimits
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.pipeline import pipeline as module
+from bibwatch.pipeline import relay as relays
 from bibwatch.pipeline.pipeline import Pipeline
+from bibwatch.pipeline.relay import Model, Relay
 from bibwatch.runtimes.base import Box, Gives, ModelOptions, Prediction, Runtime, TextLine
 from bibwatch.settings import PipelineSettings
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
@@ -40,10 +51,16 @@ class Scripted(Runtime[ModelOptions]):
 
     options_type = ScriptedOptions
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, calls: int = 1) -> None:
         super().__init__(options)
+        self.calls = calls
         self.batches: list[int] = []
+        self.shades: list[int] = []  # of the photos of the batch last begun
         self.answer: Callable[[Image.Image], Prediction] = lambda _: Prediction(lines=(LINE,), device="cpu")
+
+    @property
+    def concurrent_calls(self) -> int:
+        return self.calls
 
     def load(self) -> None:
         """There is nothing to load."""
@@ -52,8 +69,10 @@ class Scripted(Runtime[ModelOptions]):
         self, images: Iterable[Image.Image], prompt: str, *, constraint: object = None
     ) -> Iterator[Prediction]:
         del prompt, constraint
+        pictures = list(images)
+        self.shades = [image.getpixel((0, 0))[0] for image in pictures]  # type: ignore[index]
         self.batches.append(0)
-        for image in images:
+        for image in pictures:
             self.batches[-1] += 1
             yield self.answer(image)
 
@@ -72,15 +91,22 @@ class Bench:
         self.report = Report(self.database)
         self.runtime = Scripted(ScriptedOptions(kind="scripted", name="scripted", batch_size=4))
         self.settings = PipelineSettings(batch_wait_seconds=0, max_attempts=3)
+        self.fallback = Scripted(ScriptedOptions(kind="scripted", name="fallback", batch_size=4))
         self.pipeline = self.make()
 
-    def make(self) -> Pipeline:
-        """Make a pipeline as a new process would."""
-        stage = BibNumber(
-            BibNumberOptions(model_options=self.runtime.options), self.runtime, BibLines(BibLinesOptions())
-        )
+    def make(self, *, fallback_after: float | None = None, reread: bool = False) -> Pipeline:
+        """Make a pipeline as a new process would; the second model is there to fall back to after so many seconds."""
+        runtimes = [self.runtime] if fallback_after is None else [self.runtime, self.fallback]
+        self.relay = Relay([self.model(runtime) for runtime in runtimes], fallback_after or 0.0)
+        self.relay.start()
+        del self.runtime.batches[-1]  # that was a canary
         events = {"stop": threading.Event(), "news": threading.Event()}
-        return Pipeline("bib_number", stage, self.settings, ImageLimits(), self.ledger, **events)
+        return Pipeline(self.relay, self.settings, ImageLimits(), self.ledger, reread=reread, **events)
+
+    @staticmethod
+    def model(runtime: Scripted) -> Model:
+        options = BibNumberOptions(model_options=runtime.options)
+        return Model("bib_number", BibNumber(options, runtime, BibLines(BibLinesOptions())))
 
     def add(self, name: str, shade: int) -> Path:
         """Put a photo there and tell the ledger that it is ready."""
@@ -91,7 +117,8 @@ class Bench:
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         """Let the pipeline work until a condition holds, then stop it."""
-        self.pipeline.start()
+        if not self.pipeline._thread.is_alive():
+            self.pipeline.start()
         end = time.monotonic() + 30
         while not condition() and self.pipeline.failure is None:
             assert time.monotonic() < end, self.report.counts()
@@ -106,6 +133,13 @@ class Bench:
 
     def counts(self) -> dict[State, int]:
         return self.report.counts()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -172,22 +206,224 @@ def test_one_bad_image_does_not_cost_its_neighbours(bench: Bench) -> None:
     assert (trouble["error"], trouble["attempts"]) == ("too dark", 3)
 
 
-def test_a_model_that_cannot_be_reached_costs_no_attempt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More refusals than there are attempts; then it answers, and all photos are read."""
-    monkeypatch.setattr(module, "_UNAVAILABLE_SECONDS", 0.01)
-    refusals = iter(range(30))
+def is_canary(image: Image.Image) -> bool:
+    return image.size == (64, 64)
 
-    def answer(_: Image.Image) -> Prediction:
-        if next(refusals, None) is None:
-            return Prediction(lines=(LINE,))
-        return Prediction(error=ModelUnavailableError("connection refused"))
+
+def gone(_: Image.Image) -> Prediction:
+    return Prediction(error=ModelUnreachableError("connection refused"))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let canaries follow each other at once."""
+    monkeypatch.setattr(relays, "_LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_canaries_only(bench: Bench) -> None:
+    """It is told once, and told once that it is over; no photo is claimed meanwhile."""
+    canaries = 0
+
+    def answer(image: Image.Image) -> Prediction:
+        nonlocal canaries
+        canaries += is_canary(image)
+        return gone(image) if canaries < 30 else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
     for shade in range(4):
         bench.add(f"{shade}.png", shade)
-    bench.run_until(lambda: bench.counts() == {State.DONE: 4})
+    with capture_logs() as logs:
+        bench.run_until(lambda: bench.counts() == {State.DONE: 4})
     assert bench.bibs() == ["123"] * 4
-    assert bench.pipeline.unavailable is None
+    assert [size for size in bench.runtime.batches if size > 1] == [4, 4]  # when it went, and when it was back
+    assert bench.runtime.batches.count(1) == 30
+    assert [line["event"] for line in logs if line["event"].startswith("model.")] == [
+        "model.unavailable",
+        "model.available",
+    ]
+    with bench.database.read() as connection:
+        assert set(connection.execute(text("SELECT attempts FROM file_status")).scalars()) == {1}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_reason_that_changes_is_told_again(bench: Bench) -> None:
+    reasons = iter([*[ModelUnreachableError("refused")] * 5, *[ModelBusyError("loading")] * 5])
+
+    def answer(_: Image.Image) -> Prediction:
+        error = next(reasons, None)
+        return Prediction(error=error) if error else Prediction(lines=(LINE,))
+
+    bench.runtime.answer = answer
+    bench.add("a.png", 1)
+    with capture_logs() as logs:
+        bench.run_until(lambda: bench.counts() == {State.DONE: 1})
+    told = [line["error"] for line in logs if line["event"] == "model.unavailable"]
+    assert told == ["refused", "loading"]
+
+
+def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
+    error = ModelBusyError("busy")
+    error.retry_after = 3600.0
+    model = bench.relay.preferred
+    model.fail(error)
+    assert 100 < model._next - time.monotonic() <= relays._LONGEST_PATIENCE
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothing(bench: Bench) -> None:
+    """One photo brings the whole batch down each time: each is read alone, and only that one fails."""
+    poison = 2
+
+    def answer(image: Image.Image) -> Prediction:
+        down = not is_canary(image) and poison in bench.runtime.shades
+        return Prediction(error=ModelFaultError("500")) if down else Prediction(lines=(LINE,))
+
+    bench.runtime.answer = answer
+    for shade in range(4):
+        bench.add(f"{shade}.png", shade)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 3, State.FAILED: 1})
+    with bench.database.read() as connection:
+        rows = connection.execute(text("SELECT state, attempts, error FROM file_status")).all()
+    assert sorted(map(tuple, rows), key=str) == [("done", 1, None)] * 3 + [("failed", 3, "500")]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused(bench: Bench) -> None:
+    bench.runtime.answer = lambda image: (
+        Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=ModelRejectedError("400: too large"))
+    )
+    bench.add("a.png", 1)
+    bench.run_until(lambda: bench.counts() == {State.FAILED: 1})
+    assert bench.runtime.batches == [1, 1] * 3  # a photo, a canary; three attempts
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_server_that_refuses_whatever_it_is_asked_costs_nothing(bench: Bench) -> None:
+    refusals = iter(range(20))
+
+    def answer(_: Image.Image) -> Prediction:
+        refused = next(refusals, None) is not None
+        return Prediction(error=ModelRejectedError("400: unknown field")) if refused else Prediction(lines=(LINE,))
+
+    bench.runtime.answer = answer
+    bench.add("a.png", 1)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 1})
+    with bench.database.read() as connection:
+        assert list(connection.execute(text("SELECT attempts FROM file_status")).scalars()) == [1]
+
+
+def presets(bench: Bench) -> list[tuple[str, str]]:
+    """Which preset has read which photo, as (file name, preset)."""
+    with bench.database.read() as connection:
+        rows = connection.execute(text("SELECT path, preset FROM bib_results ORDER BY path, preset")).all()
+    return [(Path(path).name, preset) for path, preset in rows]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reread", [False, True])
+def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, reread: bool) -> None:
+    """Every result says who made it; the preferred model takes back, and reads again what it is to."""
+    back = threading.Event()
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if back.is_set() else gone(image)
+    bench.pipeline = bench.make(fallback_after=0.001, reread=reread)
+    bench.add("a.png", 1)
+    bench.add("b.png", 2)
+    bench.pipeline.start()
+    wait_for(lambda: bench.counts() == {State.DONE: 2})
+    assert presets(bench) == [("a.png", "fallback"), ("b.png", "fallback")]
+    back.set()
+    wait_for(lambda: bench.relay.preferred.error is None)
+    bench.add("c.png", 3)
+    bench.pipeline._news.set()
+    both = [("a.png", "fallback"), ("a.png", "scripted"), ("b.png", "fallback"), ("b.png", "scripted")]
+    once = [("a.png", "fallback"), ("b.png", "fallback")]
+    wait_for(lambda: presets(bench) == [*(both if reread else once), ("c.png", "scripted")])
+    bench.run_until(lambda: True)
+    # A new process does not change its mind.
+    counting = bench.relay.models[:1] if reread else bench.relay.models
+    bench.ledger.recover([model.reader for model in counting], 3)
+    assert bench.counts() == {State.DONE: 3}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_photos_wait_for_the_preferred_model_till_the_fallback_is_due(bench: Bench) -> None:
+    canaries = 0
+
+    def answer(image: Image.Image) -> Prediction:
+        nonlocal canaries
+        canaries += is_canary(image)
+        return gone(image)
+
+    bench.runtime.answer = answer
+    bench.pipeline = bench.make(fallback_after=3600)
+    bench.add("a.png", 1)
+    bench.run_until(lambda: canaries > 20)
+    assert bench.counts() == {State.READY: 1}
+    assert bench.fallback.batches == []  # it is not even loaded
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Scripted) -> None:
+        if self.options.name == "broken":
+            raise ConfigurationError("no torch here")
+
+    monkeypatch.setattr(Scripted, "load", load)
+    bench.runtime.answer = gone
+    bench.make()
+    broken = Scripted(ScriptedOptions(kind="scripted", name="broken"))
+    bench.relay = Relay([bench.model(each) for each in (bench.runtime, broken, bench.fallback)], 0.001)
+    bench.relay.start()
+    events = {"stop": threading.Event(), "news": threading.Event()}
+    bench.pipeline = Pipeline(bench.relay, bench.settings, ImageLimits(), bench.ledger, **events)
+    bench.add("a.png", 1)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 1})
+    assert presets(bench) == [("a.png", "fallback")]
+
+
+def test_a_model_that_has_use_for_it_is_asked_about_several_batches_at_a_time(bench: Bench) -> None:
+    """And about no more: the barrier breaks unless two are under way, and a third would be counted."""
+    together = threading.Barrier(2, timeout=30)
+    under_way: list[int] = []
+    most = 0
+
+    def answer(_: Image.Image) -> Prediction:
+        nonlocal most
+        if is_canary(_):
+            return Prediction(lines=(LINE,))
+        under_way.append(1)
+        most = max(most, len(under_way))
+        together.wait()
+        under_way.pop()
+        return Prediction(lines=(LINE,))
+
+    bench.runtime = Scripted(ScriptedOptions(kind="scripted", name="scripted", batch_size=1), calls=2)
+    bench.runtime.answer = answer
+    bench.pipeline = bench.make()
+    for shade in range(8):
+        bench.add(f"{shade}.png", shade)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 8})
+    assert most == 2
+    assert bench.bibs() == ["123"] * 8
+
+
+def test_a_model_without_use_for_it_is_asked_by_one_thread_at_a_time(bench: Bench) -> None:
+    under_way = threading.Lock()
+
+    def answer(_: Image.Image) -> Prediction:
+        assert under_way.acquire(blocking=False)
+        time.sleep(0.001)
+        under_way.release()
+        return Prediction(lines=(LINE,))
+
+    bench.runtime.answer = answer
+    stage = bench.relay.preferred.stage
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: stage.warm_up(), range(20)))
 
 
 def test_suspects_are_read_alone_and_last(bench: Bench) -> None:
@@ -195,7 +431,7 @@ def test_suspects_are_read_alone_and_last(bench: Bench) -> None:
     for shade in range(3):
         bench.add(f"{shade}.png", shade)
     assert len(bench.ledger.claim(4, suspects=True)) == 3
-    assert bench.ledger.recover(bench.pipeline.reader, 3) == 3
+    assert bench.ledger.recover([bench.relay.preferred.reader], 3) == 3
     for shade in range(3, 8):
         bench.add(f"{shade}.png", shade)
     bench.run_until(lambda: bench.counts() == {State.DONE: 8})

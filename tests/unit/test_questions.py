@@ -79,8 +79,9 @@ def test_a_warm_up_asks_the_stages_question_for_a_few_tokens(most: int, few: int
 
 
 def test_a_runtime_that_writes_nothing_has_no_short_answers() -> None:
-    with VisionOcr(VisionOcrOptions()).short_answers():
-        pass
+    runtime = VisionOcr(VisionOcrOptions())
+    with runtime.short_answers():
+        assert runtime.options == VisionOcrOptions()
 
 
 def test_the_options_of_chance_are_bounded() -> None:

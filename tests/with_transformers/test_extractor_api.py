@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,23 @@ class TestWithoutTraining:
         assert type(own.model).__name__ == "Idefics3ForConditionalGeneration"
         own.close()
         assert own.model is None
+
+    def test_model_and_processor_are_the_extractors_while_they_are_loaded(
+        self, monkeypatch: pytest.MonkeyPatch, tiny_vlm: Path
+    ) -> None:
+        configure(monkeypatch, "smol", tiny_vlm)
+        extractor = get_extractor("smol-inline-cpu")
+        assert isinstance(extractor, LocalSmolVLMExtractor)
+        assert (extractor.model, extractor.processor) == (None, None)
+        extractor.load()
+        assert type(extractor.model).__name__ == "Idefics3ForConditionalGeneration"
+        assert type(extractor.processor).__name__ == "Idefics3Processor"
+        assert extractor.model.device.type == extractor.device == "cpu"
+        model = weakref.ref(extractor.model)
+        extractor.close()
+        assert (extractor.model, extractor.processor) == (None, None)
+        gc.collect()
+        assert model() is None, "who only asked for it must not keep its memory"
 
     def test_a_reply_without_sense_is_an_error(self, monkeypatch: pytest.MonkeyPatch, tiny_vlm: Path) -> None:
         configure(monkeypatch, "smol", tiny_vlm)

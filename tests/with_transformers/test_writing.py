@@ -168,7 +168,6 @@ class TestQuantized:
     def test_weights_are_small_and_the_model_answers(
         self, tiny_vlm: Path, pictures: list[Image.Image], quantizer: str, bits: int, kept: str
     ) -> None:
-        pytest.importorskip(quantizer)
         settings = {"quantized": True, "quantizer": quantizer, "load_in_8bit": bits == EIGHT, "dtype": "bfloat16"}
         with load(tiny_vlm, **settings) as runtime:
             layer = runtime._model.model.model.text_model.layers[0]

@@ -1,8 +1,9 @@
-"""A model made in seconds, and a real vLLM server that serves it."""
+"""A model made in seconds, and real vLLM servers."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,13 @@ _SURROUNDINGS = {
 def pytest_configure(config: pytest.Config) -> None:
     """Let vLLM leave one socket context to the garbage collector, as it does."""
     config.addinivalue_line("filterwarnings", "ignore:Unclosed context:ResourceWarning")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collected() -> Iterator[None]:
+    """Collect it while that warning is ignored: at pytest's own end it no longer is."""
+    yield
+    gc.collect()
 
 
 @dataclass
@@ -69,13 +77,25 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     """A vLLM server on a free port of this machine."""
+    with _serving(model_folder, tmp_path_factory.mktemp("vllm") / "server.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[VllmServer]]:
+    """Serve the model in a folder, with a log in a file, on a free port or on the one given."""
+    return _serving
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, log: Path, port: int = 0) -> Iterator[VllmServer]:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
     flags = f"--served-model-name tiny --host 127.0.0.1 --port {port} --dtype float32 --enforce-eager"
     limits = "--max-model-len 1024 --max-num-seqs 4"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *flags.split(), *limits.split()],

@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
+from bibwatch.errors import ConfigurationError, ModelError, ModelRejectedError, ModelUnavailableError
 from bibwatch.runtimes.base import Constraint, Finish, Prediction
-from bibwatch.runtimes.devices import Dtype
 from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.vllm import VisionVllm, VisionVllmOptions
 from bibwatch.testing import RuntimeConformance
-from trained import SMOLVLM, bibs, pictures, reply
 
 pytest.importorskip("vllm")
 psutil = pytest.importorskip("psutil")  # comes with vLLM
@@ -159,7 +157,7 @@ class TestServer(Constrained):
     def test_what_the_server_refuses_is_said_in_its_words(self, server: Any) -> None:
         with remote(server, max_new_tokens=100_000) as runtime:
             (prediction,) = ask(runtime, _PICTURES[0])
-        assert type(prediction.error) is ModelError
+        assert isinstance(prediction.error, ModelRejectedError)
         assert re.search(r"400: .*1024", str(prediction.error))
 
 
@@ -230,18 +228,3 @@ def test_a_server_that_is_gone_is_an_error_of_each_image(server: Any) -> None:
     assert len(predictions) == len(_PICTURES)
     assert all(isinstance(prediction.error, ModelUnavailableError) for prediction in predictions)
     assert runtime.options.obstacle() == f"no server answers at {runtime.options.place}"
-
-
-def test_a_model_that_really_reads_says_the_same_as_in_transformers() -> None:
-    from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
-
-    numbers = bibs(12)
-    plain = VisionHfTransformersOptions(
-        repo_id=str(SMOLVLM), device="cpu", dtype=Dtype.FLOAT32, batch_size=4, max_new_tokens=32
-    )
-    with VisionHfTransformers(plain) as runtime:
-        expected = [each.text for each in runtime.predict_batch(pictures(numbers), _PROMPT)]
-    with inline(SMOLVLM, max_new_tokens=32) as engine:
-        said = [each.text for each in engine.predict_batch(pictures(numbers), _PROMPT)]
-    assert said == expected
-    assert sum(text == reply(bib) for text, bib in zip(said, numbers, strict=True)) >= 10

@@ -13,7 +13,20 @@ import click
 from bibwatch import __version__
 from bibwatch.errors import BibwatchError
 
-_COMMANDS = ("audit", "compare", "config", "demo", "plugins", "presets", "read", "retry", "run", "stages", "status")
+_COMMANDS = (
+    "audit",
+    "check",
+    "compare",
+    "config",
+    "demo",
+    "plugins",
+    "presets",
+    "read",
+    "retry",
+    "run",
+    "stages",
+    "status",
+)
 
 
 class _Commands(click.Group):

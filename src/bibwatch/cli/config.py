@@ -20,6 +20,8 @@ def command(*, settings: Settings) -> None:
     """Check the configuration and print all of it as JSON, passwords left out."""
     from bibwatch.store.database import redacted
 
-    settings.registry().stage(settings.stage, settings.preset)
+    registry = settings.registry()
+    for options in registry.line_up(settings.stage, settings.preset, settings.fallback_presets):
+        registry.build(options)
     shown = settings.model_dump(mode="json") | {"database_url": redacted(settings.database_url)}
     click.echo(json.dumps(shown, indent=2))

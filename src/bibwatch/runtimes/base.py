@@ -188,6 +188,14 @@ class Finish(StrEnum):
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of one request, picture included, and of the answer."""
+
+    read: int
+    written: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model said about one image. With `error` set, nothing else is an answer."""
 
@@ -195,6 +203,7 @@ class Prediction:
     lines: tuple[TextLine, ...] = field(default=())
     finish: Finish = Finish.UNKNOWN
     tokens: tuple[Token, ...] = field(default=())  # of `text`, where the engine tells their probabilities
+    usage: Usage | None = None  # where the engine tells
     frame: Frame | None = None
     device: str = ""
     seconds: float = 0.0
@@ -245,6 +254,11 @@ class Runtime(ABC, Generic[OptionsT]):
     @abstractmethod
     def close(self) -> None:
         """Let the model go; calling it twice does no harm, and `load()` brings it back."""
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many calls of `predict_batch`, each from a thread of its own, the model has use for at a time."""
+        return 1
 
     def short_answers(self) -> AbstractContextManager[None]:
         """Within this, answers may be cut off early: for a warm-up, where only that there is one matters."""

@@ -23,7 +23,7 @@ from bibwatch.runtimes.base import Constraint, Finish, Frame, ModelOptions, Pred
 from bibwatch.runtimes.tokens import tokens_of
 
 _ERROR_LENGTH = 300  # characters of an engine's message that are kept
-_FEW = 4  # tokens that show a model can answer
+FEW = 4  # tokens that show a model can answer
 _MOST_LOPSIDED = 100  # times as long as wide; Qwen's processor refuses 200, others cut it into endless tiles
 
 
@@ -66,7 +66,7 @@ class BatchRuntime(Runtime[OptionsT]):
     @contextmanager
     def short_answers(self) -> Iterator[None]:
         options = self.options
-        self.options = options.model_copy(update={"max_new_tokens": min(_FEW, options.max_new_tokens)})
+        self.options = options.model_copy(update={"max_new_tokens": min(FEW, options.max_new_tokens)})
         try:
             yield
         finally:

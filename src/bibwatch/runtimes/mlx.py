@@ -23,6 +23,7 @@ from bibwatch.runtimes.constraints import Form, Forms
 from bibwatch.runtimes.hub import HubOptions
 
 _STOP_TOKENS = 16  # at the end of an answer, in which a text to stop at is looked for
+_TEXT_AT_THE_ROOT = frozenset({"qwen2_vl", "qwen2_5_vl"})  # mlx-vlm knows these as the hub has them
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 
 
@@ -68,9 +69,11 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         if not any(getattr(part, "chat_template", None) for part in (processor, _tokenizer(processor))):
             raise ConfigurationError(f"{where}: {self.options.repo_id} comes without a chat template")
         pictures = processor.image_processor
-        size = checkpoints.picture_size(self.options, dict(getattr(pictures, "size", None) or {}))
-        if size:
+        size = checkpoints.picture_size(self.options, _size(pictures))
+        if size and hasattr(pictures, "size"):
             pictures.size = size
+        elif size:
+            pictures.min_pixels, pictures.max_pixels = size["shortest_edge"], size["longest_edge"]
         self._model, self._processor = model, processor
 
     def close(self) -> None:
@@ -86,7 +89,10 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
     ) -> Sequence[Prediction]:
         from mlx_vlm.prompt_utils import apply_chat_template
 
-        text = apply_chat_template(self._processor, self._model.config, prompt, num_images=1)
+        # The picture comes first, as for all other engines: mlx-vlm itself would put some models' (Qwen2-VL) last.
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        message = {"role": "user", "content": content}
+        text = apply_chat_template(self._processor, self._model.config, message, num_images=1)
         return [self._answer(image, text, self._form(constraint)) for image in images]
 
     def _answer(self, image: Image.Image, text: str, form: Form | None) -> Prediction:
@@ -151,6 +157,15 @@ def _masks(form: Form) -> Callable[[Any, Any], Any]:
     return masks
 
 
+def _size(pictures: Any) -> dict[str, int | None]:
+    """Return the size a processor brings pictures to, in transformers' words: mlx-vlm's own for Qwen has others."""
+    if hasattr(pictures, "size"):
+        return dict(pictures.size or {})
+    if hasattr(pictures, "min_pixels"):
+        return {"shortest_edge": pictures.min_pixels, "longest_edge": pictures.max_pixels}
+    return {}
+
+
 def _tokenizer(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
@@ -179,12 +194,14 @@ def _mlx_processors() -> Iterator[None]:
 
 @contextmanager
 def _older_spelling(folder: Path) -> Iterator[Path]:
-    """Give a folder whose config.json has `rope_theta` where mlx-vlm looks for it.
+    """Give a folder whose config.json says things where mlx-vlm looks for them.
 
-    transformers 5 writes `rope_parameters` only. mlx-vlm then takes a default, and reads nonsense without a word.
+    transformers 5 writes `rope_parameters` only: mlx-vlm then takes a default, and reads nonsense without a word.
+    It nests the text model's settings of every model: Qwen's mlx-vlm then does not load.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not _spell_rope(config):
+    changed = [_spell_rope(config), _spell_qwen(config)]
+    if not any(changed):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="bibwatch-mlx-") as temporary:
@@ -211,3 +228,13 @@ def _spell_rope(config: dict[str, Any]) -> bool:
     missing = {key: value for key, value in older.items() if config.get(key) is None}
     config.update(missing)
     return changed or bool(missing)
+
+
+def _spell_qwen(config: dict[str, Any]) -> bool:
+    """Put the nested settings of a Qwen's text model at the root; tell if there were any."""
+    text = config.get("text_config")
+    if config.get("model_type") not in _TEXT_AT_THE_ROOT or not isinstance(text, dict):
+        return False
+    config.update({key: value for key, value in text.items() if config.get(key) is None})
+    config["vision_config"]["model_type"] = config["model_type"]
+    return True

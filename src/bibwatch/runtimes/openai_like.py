@@ -1,4 +1,4 @@
-"""`vision_openailike_api`: a model behind a server that speaks OpenAI's chat completions.
+"""`vision_openailike_api`: a model behind one or several servers that speak OpenAI's chat completions.
 
 vLLM, Ollama, LM Studio, `transformers serve` and others. Knows how a picture and a prompt become a request.
 """
@@ -7,29 +7,76 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import socket
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from PIL import Image
 from pydantic import Field, JsonValue, field_validator
 
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.runtimes.base import Constraint, ModelOptions, Prediction
-from bibwatch.runtimes.batches import BatchRuntime, GenerativeOptions
+from bibwatch.runtimes.batches import FEW, BatchRuntime, GenerativeOptions
 
 if TYPE_CHECKING:
     from bibwatch.runtimes.chat_completions import ChatServer
+    from bibwatch.runtimes.servers import Servers
 
 _COMPLETIONS = "/chat/completions"
 _PORTS = {"http": 80, "https": 443}
 _KNOCK_SECONDS = 0.3
+_AHEAD = 2  # pictures made ready while as many requests as may be are under way
 _OWN = {"messages", "model", "stream"}  # of a request; nobody else may set them
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is, by the URL a user wrote."""
+
+    url: str
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        host, port = self._host_and_port
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def service(self, path: str) -> str:
+        """Return the URL of one of the server's services, such as `/chat/completions`."""
+        parts = urlsplit(self.url)
+        base = parts.path.rstrip("/").removesuffix(_COMPLETIONS)
+        return parts._replace(path=base + path).geturl()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        host = self._host_and_port[0]
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def answers(self) -> bool:
+        """Tell whether anybody listens there."""
+        try:
+            socket.create_connection(self._host_and_port, timeout=_KNOCK_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def _host_and_port(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or _PORTS[parts.scheme]
 
 
 class VisionOpenAILikeApiOptions(GenerativeOptions):
@@ -38,22 +85,34 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
     hardware_fields: ClassVar[frozenset[str]] = GenerativeOptions.hardware_fields | {
         "api_url",  # another server with the same model gives the same answers
         "api_key_file",
+        "ca_file",
         "timeout_seconds",
         "connect_seconds",
         "concurrency",
+        "retries",
     }
 
     kind: Literal["vision_openailike_api"] = "vision_openailike_api"
-    api_url: str = Field(
-        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is taken as it is."
+    api_url: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is taken as it is. A list of "
+        "them: servers with the same model, of which the least busy is asked."
     )
     model_name: str = Field(min_length=1, description="The name the server knows the model by.")
     api_key_file: Path | None = Field(
         default=None, description="File with the key; ${CREDENTIALS_DIRECTORY} in it is replaced."
     )
+    ca_file: Path | None = Field(
+        default=None, description="File with the certificates (PEM) to trust, for a server with one of your own."
+    )
     timeout_seconds: float = Field(default=60, gt=0, description="Seconds an answer may take.")
     connect_seconds: float = Field(default=5, gt=0, description="Seconds a connection may take.")
-    concurrency: int = Field(default=8, ge=1, le=256, description="Requests under way at once, within a batch.")
+    concurrency: int = Field(default=8, ge=1, le=256, description="Requests under way at once, at each server.")
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=10,
+        description="Further tries of a request before the photo waits, or another server is asked.",
+    )
     longest_side: int | None = Field(
         default=1536, ge=32, description="Photos are made smaller than this many pixels before they are sent."
     )
@@ -69,14 +128,13 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     @field_validator("api_url")
     @classmethod
-    def _is_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError("not a URL such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("a password does not belong into the URL; put the key into a file and set api_key_file")
-        _ = parts.port  # raises ValueError itself for one that is none
-        return url
+    def _are_urls(cls, api_url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        urls = (api_url,) if isinstance(api_url, str) else api_url
+        for url in urls:
+            _check(url)
+        if twice := [url for url in urls if urls.count(url) > 1]:
+            raise ValueError(f"{twice[0]} is named twice")
+        return api_url
 
     @field_validator("extra_body")
     @classmethod
@@ -90,44 +148,30 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
         return self.model_name
 
     @property
-    def place(self) -> str:
-        """Host and port; each prediction names it as its device."""
-        host, port = self._address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def addresses(self) -> tuple[Address, ...]:
+        """One for each server."""
+        urls = (self.api_url,) if isinstance(self.api_url, str) else self.api_url
+        return tuple(Address(url) for url in urls)
 
-    def url(self, path: str) -> str:
-        """Return the URL of one of the server's services, such as `/chat/completions`."""
-        parts = urlsplit(self.api_url)
-        base = parts.path.rstrip("/").removesuffix(_COMPLETIONS)
-        return parts._replace(path=base + path).geturl()
+    @property
+    def place(self) -> str:
+        """Host and port of each server; a prediction names the one that made it as its device."""
+        return ", ".join(address.place for address in self.addresses)
 
     @property
     def is_local(self) -> bool:
-        """Whether the server is on this machine."""
-        host = self._address[0]
-        try:
-            return ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        """Whether all servers are on this machine."""
+        return all(address.is_local for address in self.addresses)
 
     @property
     def is_elsewhere(self) -> bool:
         return not self.is_local
 
     def obstacle(self) -> str | None:
-        """Knock at a server on this machine; others are not asked unless there is something to read."""
-        if self.refused or not self.is_local:
+        """Knock at servers on this machine; others are not asked unless there is something to read."""
+        if self.refused or not self.is_local or any(address.answers() for address in self.addresses):
             return self.refused
-        try:
-            socket.create_connection(self._address, timeout=_KNOCK_SECONDS).close()
-        except OSError:
-            return f"no server answers at {self.place}"
-        return None
-
-    @property
-    def _address(self) -> tuple[str, int]:
-        parts: SplitResult = urlsplit(self.api_url)
-        return parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        return f"no server answers at {self.place}"
 
 
 class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
@@ -137,53 +181,104 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     def __init__(self, options: VisionOpenAILikeApiOptions) -> None:
         super().__init__(options)
-        self._server: ChatServer | None = None
+        self._servers: Servers | None = None
         self._workers: ThreadPoolExecutor | None = None
+        self._briefly = threading.local()
 
     def load(self) -> None:
-        """Read the key and make the client; the network is not touched yet."""
-        if self._server is not None:
+        """Read the key and make the clients; the network is not touched yet."""
+        if self._servers is not None:
             return
-        from bibwatch.runtimes.chat_completions import ChatServer
+        from bibwatch.runtimes.servers import Servers
 
         options = self.options
-        self._server = ChatServer(
-            options.url(_COMPLETIONS),
-            options.url("/models"),
-            where=f"{options.name} at {options.place}",
+        servers = [self.server(address) for address in options.addresses]
+        self._servers = Servers(servers, concurrency=options.concurrency, retries=options.retries)
+        # More than may be under way: while those are, the next pictures are written as JPEG.
+        self._workers = ThreadPoolExecutor(self._most_at_once + _AHEAD, thread_name_prefix=f"bibwatch-{options.name}")
+
+    def server(self, address: Address) -> ChatServer:
+        """Return a client for one of the servers. Raises ConfigurationError for a key or certificates that are none."""
+        from bibwatch.runtimes.chat_completions import Access, ChatServer
+
+        options = self.options
+        access = Access(
             key=self._key(),
             key_file=str(options.api_key_file),
+            ca_file=_expanded(options.ca_file) if options.ca_file else None,
             timeout_seconds=options.timeout_seconds,
             connect_seconds=options.connect_seconds,
             connections=options.concurrency,
-            proxies=not options.is_local,
+            proxies=not address.is_local,
         )
-        self._workers = ThreadPoolExecutor(options.concurrency, thread_name_prefix=f"bibwatch-{options.name}")
+        return ChatServer(
+            address.service(_COMPLETIONS),
+            address.service("/models"),
+            name=options.name,
+            place=address.place,
+            model=options.model_name,
+            access=access,
+        )
+
+    def models(self, address: Address) -> list[str]:
+        """Return the names of the models that one of the servers lists. Raises ModelError."""
+        server = self.server(address)
+        try:
+            return server.models()
+        finally:
+            server.close()
+
+    @property
+    def concurrent_calls(self) -> int:
+        # While the answers to one batch are put down, those to the next are under way already.
+        return 1 + -(-self._most_at_once // self.options.batch_size)
+
+    @property
+    def _most_at_once(self) -> int:
+        return self.options.concurrency * len(self.options.addresses)
+
+    @contextmanager
+    def short_answers(self) -> Iterator[None]:
+        """Hold for the thread that says so: others may be asking about photos meanwhile."""
+        self._briefly.now = True
+        try:
+            yield
+        finally:
+            self._briefly.now = False
 
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> Sequence[Prediction]:
-        server, workers = self._server, self._workers
-        assert server is not None and workers is not None  # noqa: S101, PT018  # predict_batch loads
-        form = self._form(constraint)
-        return list(workers.map(lambda image: self._ask(server, image, prompt, form), images))
+        servers, workers = self._servers, self._workers
+        if servers is None or workers is None:
+            raise ModelUnavailableError(f"{self.options.name} was closed meanwhile")
+        limit = min(FEW, self.options.max_new_tokens) if getattr(self._briefly, "now", False) else None
+        form = self._form(constraint) | self.options.extra_body | ({"max_tokens": limit} if limit else {})
+        try:
+            return list(workers.map(lambda image: self._ask(servers, image, prompt, form), images))
+        except (CancelledError, RuntimeError) as exc:  # what an executor says that was shut down
+            raise ModelUnavailableError(f"{self.options.name} was closed meanwhile") from exc
 
     def close(self) -> None:
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
-        if self._server is not None:
-            self._server.close()
-        self._server = self._workers = None
+        if self._servers is not None:
+            self._servers.close()
+        self._servers = self._workers = None
 
-    def _ask(self, server: ChatServer, image: Image.Image, prompt: str, form: dict[str, Any]) -> Prediction:
+    def _ask(self, servers: Servers, image: Image.Image, prompt: str, form: dict[str, Any]) -> Prediction:
         device = self.options.place
         try:
-            reply = server.ask(self._request(image, prompt) | form | self.options.extra_body)
+            request = self._request(image, prompt) | form
+            # Written once, however often it is sent.
+            reply = servers.ask(json.dumps(request).encode(), int(request["max_tokens"]))
         except ModelError as exc:
             return Prediction(device=device, error=exc)
         except Exception as exc:  # noqa: BLE001  # whatever goes wrong is this image's error, not its neighbours'
             return Prediction(device=device, error=ModelError(f"{self.options.name}: {one_line(exc)}"))
-        return Prediction(text=reply.text, finish=reply.finish, tokens=reply.tokens, device=device)
+        return Prediction(
+            text=reply.text, finish=reply.finish, tokens=reply.tokens, usage=reply.usage, device=reply.place
+        )
 
     def _request(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         # The picture first: a server that keeps prefixes then has it ready for the next question about it.
@@ -227,7 +322,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
     def _key(self) -> str | None:
         if self.options.api_key_file is None:
             return None
-        path = Path(os.path.expandvars(self.options.api_key_file)).expanduser()
+        path = _expanded(self.options.api_key_file)
         try:
             key = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
@@ -244,3 +339,17 @@ def _data_url(image: Image.Image, quality: int) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _check(url: str) -> None:
+    """Raise ValueError for what is no address of a server."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError("a password does not belong into the URL; put the key into a file and set api_key_file")
+    _ = parts.port  # raises ValueError itself for one that is none
+
+
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()

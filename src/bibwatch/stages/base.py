@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -17,7 +19,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, one_line
+from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.runtimes.base import Box, Gives, Markup, ModelOptions, Prediction, Runtime
@@ -154,6 +156,13 @@ class Stage(ABC, Generic[OptionsT]):
         self.runtime = runtime
         self.interpreter = interpreter
         self.further: dict[str, Stage[Any]] = {}
+        # A model that has use for one call at a time gets one, however many threads ask.
+        self._turn = nullcontext() if runtime.concurrent_calls > 1 else threading.RLock()
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many calls of `read`, each from a thread of its own, the model has use for at a time."""
+        return self.runtime.concurrent_calls
 
     @property
     def longest_side(self) -> int | None:
@@ -186,12 +195,19 @@ class Stage(ABC, Generic[OptionsT]):
         self.close()
 
     def warm_up(self) -> None:
-        """Load the model and make it answer once, so that the first photo does not wait. Raises its errors."""
+        """Load the model and make it answer once, so that the first photo does not wait; then those of further stages.
+
+        Raises its errors. A further model that cannot be asked yet is no reason to wait: what it would have been asked
+        is for review till then.
+        """
         self.load()
-        with self.runtime.short_answers():
+        with self._turn, self.runtime.short_answers():
             for prediction in self.predict([Image.new("RGB", (64, 64), "white")], 1):
                 if prediction.error:
                     raise prediction.error
+        for stage in self.further.values():
+            with suppress(ModelUnavailableError):
+                stage.warm_up()
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         """Yield one outcome per photo, in order, as the model gives them."""
@@ -202,6 +218,10 @@ class Stage(ABC, Generic[OptionsT]):
 
     def predict(self, images: Iterable[Image.Image], number: int) -> Iterator[Prediction]:
         """Yield one prediction for each of so many images, whatever the runtime does: it may be a plugin's."""
+        with self._turn:
+            yield from self._predict(images, number)
+
+    def _predict(self, images: Iterable[Image.Image], number: int) -> Iterator[Prediction]:
         constraint = self.interpreter.constraint if self.options.constrained else None
         trouble, given = "gave fewer predictions than there were images", 0
         try:

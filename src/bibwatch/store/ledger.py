@@ -95,14 +95,15 @@ class Ledger:
 
     # What the pipeline asks and tells
 
-    def recover(self, reader: Reader, max_attempts: int) -> int:
+    def recover(self, readers: Sequence[Reader], max_attempts: int) -> int:
         """Prepare for a new run, and return how many files were being read when the last one died.
 
-        Those are suspects; after `max_attempts` deaths they have failed. Images that this reader has not read
+        Those are suspects; after `max_attempts` deaths they have failed. Images that none of the readers has read
         become ready again.
         """
         with self._database.write() as connection:
-            results.put_forward(connection, reader)
+            for reader in readers:
+                results.put_forward(connection, reader)
             reading = files.c.state == State.READING
             failed = {
                 "state": State.FAILED,
@@ -112,10 +113,13 @@ class Ledger:
             connection.execute(update(files).where(reading, files.c.attempts >= max_attempts).values(failed))
             suspect = {"state": State.READY, "priority": Priority.SUSPECT, "updated_at": now()}
             found = connection.execute(update(files).where(reading).values(suspect)).rowcount
-            unread = and_(files.c.state == State.DONE, not_(results.has_result(reader)))
-            again = {"state": State.READY, "priority": Priority.AGAIN, "attempts": 0, "updated_at": now()}
-            connection.execute(update(files).where(unread).values(again))
+            _again(connection, readers)
         return int(found)
+
+    def read_again(self, reader: Reader) -> int:
+        """Make images ready again that others have read and this reader has not; return of how many files."""
+        with self._database.write() as connection:
+            return _again(connection, [reader])
 
     def ready(self) -> int:
         """Count the files that wait to be read."""
@@ -135,17 +139,22 @@ class Ledger:
             connection.execute(update(files).where(files.c.id.in_(ids)).values(taken))
         return [_claim(row) for row in rows]
 
-    def release(self, claims: Sequence[Claim]) -> None:
-        """Put claimed files back as they were: they were not read, and it was not their fault."""
-        back = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
+    def release(self, claims: Sequence[Claim], *, suspect: bool = False) -> None:
+        """Put claimed files back as they were: they were not read, and it was not their fault.
+
+        It may have been that of a `suspect`: each is read alone.
+        """
+        back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
+        if suspect:
+            back["priority"] = Priority.SUSPECT
         with self._database.write() as connection:
             for claim in claims:
                 connection.execute(update(files).where(_still(claim)).values(back))
 
-    def known(self, reader: Reader, sha256s: Collection[str]) -> set[str]:
-        """Return those of the images that this reader has a result for."""
+    def known(self, readers: Sequence[Reader], sha256s: Collection[str]) -> set[str]:
+        """Return those of the images that any of the readers has a result for."""
         with self._database.read() as connection:
-            return results.known(connection, reader, sha256s)
+            return results.known(connection, readers, sha256s)
 
     def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
         """Record what came of a batch: images, results, readings and states, all in one transaction."""
@@ -214,6 +223,12 @@ def _still(claim: Claim) -> Any:
         files.c.mtime_ns == claim.stat.mtime_ns,
         files.c.ctime_ns == claim.stat.ctime_ns,
     )
+
+
+def _again(connection: Connection, readers: Sequence[Reader]) -> int:
+    unread = and_(files.c.state == State.DONE, not_(results.has_result(readers)))
+    again = {"state": State.READY, "priority": Priority.AGAIN, "attempts": 0, "updated_at": now()}
+    return connection.execute(update(files).where(unread).values(again)).rowcount
 
 
 def _first_ready(connection: Connection, limit: int, *, suspects: bool) -> Sequence[RowMapping]:

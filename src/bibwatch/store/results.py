@@ -7,10 +7,10 @@ caller's transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, exists, select, update
+from sqlalchemy import Connection, Table, and_, exists, or_, select, update
 
 from bibwatch.images import Photo
 from bibwatch.stages.base import Outcome
@@ -28,15 +28,15 @@ def record(connection: Connection, reader: Reader, item: Finished) -> int | None
     return image_id
 
 
-def known(connection: Connection, reader: Reader, sha256s: Collection[str]) -> set[str]:
-    """Return those of the images that this reader has a result for."""
+def known(connection: Connection, readers: Iterable[Reader], sha256s: Collection[str]) -> set[str]:
+    """Return those of the images that any of the readers has a result for."""
     query = select(images.c.sha256).join(results, results.c.image_id == images.c.id)
-    return set(connection.execute(query.where(images.c.sha256.in_(sha256s), _by(reader))).scalars())
+    return set(connection.execute(query.where(images.c.sha256.in_(sha256s), or_(*map(_by, readers)))).scalars())
 
 
-def has_result(reader: Reader) -> Any:
-    """Whether this reader has a result for a file's image, as a condition on `files`."""
-    return exists().where(results.c.image_id == files.c.image_id, _by(reader))
+def has_result(readers: Iterable[Reader]) -> Any:
+    """Whether any of the readers has a result for a file's image, as a condition on `files`."""
+    return exists().where(results.c.image_id == files.c.image_id, or_(*map(_by, readers)))
 
 
 def was_read() -> Any:

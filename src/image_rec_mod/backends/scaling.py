@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from bibwatch.errors import ConfigurationError
-from bibwatch.images import open_photo, shrink
+from bibwatch.images import ImageLimits, open_photo, shrink
 
 _FOLDER: ContextVar[str | None] = ContextVar("folder of the files that are being read", default=None)
 
@@ -35,12 +35,12 @@ class ImageScaler:
         factor = min((self.scale_width or width) / width, (self.scale_height or height) / height)
         return shrink(image, max(1, int(max(image.size) * factor)))
 
-    def scale_file(self, image_path: str) -> str:
+    def scale_file(self, image_path: str, limits: ImageLimits | None = None) -> str:
         """Return the path of a photo that fits: the photo's own, or that of a smaller, upright copy.
 
         The copy is removed when `copies_removed` ends; outside of it that is left to the caller. Raises PhotoError.
         """
-        image = open_photo(image_path).image
+        image = open_photo(image_path, limits=limits).image
         scaled = self.scale(image)
         if scaled.size == image.size:
             return image_path

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, ClassVar, Self
 
-from bibwatch import settings
+from bibwatch import reading, settings
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelReplyError, one_line
-from bibwatch.images import Photo, open_photo
+from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.devices import AcceleratorDevice, choose_device
@@ -51,6 +50,7 @@ class VLMExtractor(ABC):
 
     def __init__(self, scaler: ImageScaler | None = None) -> None:
         self.scaler = scaler
+        self.limits = settings.load().images
         self._loaded = False
         self._loading = threading.Lock()
 
@@ -121,7 +121,7 @@ class VLMExtractor(ABC):
 
     def _prepare_image(self, image_path: str) -> str:
         """Return the path of the photo scaled as configured: a copy that is removed once the photo has been read."""
-        return self.scaler.scale_file(image_path) if self.scaler else image_path
+        return self.scaler.scale_file(image_path, self.limits) if self.scaler else image_path
 
     def _parse_json_response(self, text: str) -> Result:
         """Return the result for a model's reply: JSON, in a fence or in prose; an error if there is none in it.
@@ -158,7 +158,7 @@ class StageExtractor(VLMExtractor):
 
     def close(self) -> None:
         super().close()
-        self.stage.runtime.close()
+        self.stage.close()
 
     def _load_model(self) -> None:
         self.stage.load()
@@ -173,33 +173,22 @@ class StageExtractor(VLMExtractor):
         return super()._process_images(image_paths)  # a class of yours wants to see each photo by itself
 
     def _read(self, image_paths: list[str]) -> Iterator[Result]:
-        waiting = iter(image_paths)
-        while batch := list(islice(waiting, self.stage.options.model_options.batch_size)):
-            photos = [self._photo(path) for path in batch]
-            outcomes = self.stage.read(photo for photo in photos if isinstance(photo, Photo))
-            for photo in photos:
-                if isinstance(photo, Photo):
-                    outcome = next(outcomes)
-                    yield error_of(outcome.error) if outcome.error else result_of(outcome.readings)
-                else:
-                    yield error_of(photo)
+        for _, answer in reading.read(self.stage, image_paths, self.limits, self._scaled):
+            yield error_of(answer) if isinstance(answer, Exception) else result_of(answer[1].readings)
 
-    def _photo(self, path: str) -> Photo | Exception:
-        try:
-            photo = open_photo(path, longest_side=self.stage.longest_side)
-        except Exception as exc:  # noqa: BLE001  # no path, and no photo, may cost its neighbours their results
-            return exc
+    def _scaled(self, photo: Photo) -> Photo:
         return replace(photo, image=self.scaler.scale(photo.image)) if self.scaler else photo
 
 
 class LocalVLMExtractor(VLMExtractor):
     """Base of the extractors whose model runs in this process, and of yours: write the two hooks."""
 
+    model: Any = None
+    processor: Any = None
+
     def __init__(self, model_name: str, device: str = "cpu", scaler: ImageScaler | None = None) -> None:
         super().__init__(scaler)
         self.model_name = model_name
-        self.model: Any = None
-        self.processor: Any = None
         self._wanted = device
 
     @cached_property
@@ -211,17 +200,33 @@ class LocalVLMExtractor(VLMExtractor):
 
     def close(self) -> None:
         super().close()
-        self.model = self.processor = None
+        for name in ("model", "processor"):
+            vars(self).pop(name, None)
 
     @abstractmethod
     def _load_model(self) -> None:
         """Load model and processor on `self.device`. Set `self.model` and `self.processor`."""
 
 
+class _OfTheRuntime:
+    """What transformers loaded for the runtime.
+
+    It is looked up each time: who kept it would keep its memory, too, after a `close` or a move to the CPU.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, extractor: StageExtractor | None, owner: type) -> Any:
+        return getattr(getattr(extractor and extractor.stage.runtime, "_loaded", None), self._name, None)
+
+
 class _LocalFamilyExtractor(StageExtractor, LocalVLMExtractor):
     """A model that transformers runs, with the options of its family's presets."""
 
     _family: ClassVar[str]
+    model = _OfTheRuntime()
+    processor = _OfTheRuntime()
 
     def __init__(
         self,
@@ -253,7 +258,7 @@ class RemoteVLLMExtractor(StageExtractor):
 
     def __init__(
         self,
-        url: str,
+        url: str | tuple[str, ...],
         model_name: str,
         scaler: ImageScaler | None = None,
         *,

@@ -1,0 +1,245 @@
+"""How much of what a vLLM server can do the daemon gets out of it, from folder to rows.
+
+    python benchmarks/remote.py [--images N] [--rounds N] [--concurrency N] [--out FILE]
+
+Serves the small checkpoint of tests/checkpoints/smolvlm, which really reads, with a real vLLM server, and asks it about
+the same drawn bibs by turns: by a bare load generator, which sends requests written beforehand from as many threads as
+may be under way and keeps nothing of the answers; and by `bibwatch run`, from the moment the first photo is written
+into its folder to the last row of SQL. The generator's requests are those the daemon sends, byte for byte: a server
+that answers at once has recorded them, which also tells how many photos a second the daemon could feed. The server's
+caches are off, for the same pictures come again. The server has one half of the machine's cores, who asks has the
+other, as if they were two machines; with one core they share it.
+
+Needs `bibwatch` and vLLM in this Python (`make .venv-vllm/.ready`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bibwatch import drawing
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = ROOT / "tests" / "checkpoints" / "smolvlm"
+PATIENCE = 300.0  # seconds
+REPLY = json.dumps(
+    {"choices": [{"message": {"content": '{"bibs":[{"number":"1"}]}'}, "finish_reason": "stop"}]}
+).encode()
+
+
+def main() -> None:
+    """Measure by turns, print the ratio and write it down."""
+    arguments = parse()
+    cores = sorted(os.sched_getaffinity(0))
+    mine, its = cores[: len(cores) // 2] or cores, cores[len(cores) // 2 :]
+    os.sched_setaffinity(0, mine)
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as place:
+        photos = draw(Path(place) / "drawn", arguments.images)
+        with recorder() as (url, bodies):
+            fed = daemon(Path(place) / "fed", photos, url, arguments.concurrency)
+        requests = [body for body in bodies if json.loads(body)["max_tokens"] > 4]  # without the canary
+        assert len(requests) == len(photos), f"{len(requests)} requests for {len(photos)} photos"
+        print(f"a server that answers at once: {fed['images_per_second']:.1f} photos a second", flush=True)
+        rounds = []
+        with vllm(its, Path(place) / "vllm.log", arguments.concurrency) as url:
+            generate(url, requests[:32], arguments.concurrency)  # it compiles and fills its pools
+            for number in range(arguments.rounds):
+                bare = generate(url, requests, arguments.concurrency)
+                ours = daemon(Path(place) / f"round{number}", photos, url, arguments.concurrency)
+                rounds.append({"generator": bare, "daemon": ours, "ratio": ours["images_per_second"] / bare})
+                print(f"generator {bare:.2f}, daemon {ours['images_per_second']:.2f} images a second", flush=True)
+        version = __import__("vllm").__version__
+    ratio = statistics.median(each["ratio"] for each in rounds)
+    print(f"ratio (median of {len(rounds)} rounds): {ratio:.3f}; bibs right: {rounds[-1]['daemon']['right']:.3f}")
+    result = {
+        "ratio": round(ratio, 4),
+        "images": len(photos),
+        "concurrency": arguments.concurrency,
+        "rounds": rounds,
+        "fed_to_a_server_that_answers_at_once": fed,
+        "vllm": version,
+        "cores": {"asking": len(mine), "server": len(its)},
+        "cpu": platform.processor() or platform.machine(),
+        "load_before": round(load_before, 2),
+    }
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "remote.json")
+    return parser.parse_args()
+
+
+def draw(folder: Path, number: int) -> dict[str, str]:
+    """Draw so many close-ups of bibs; return the bib of each file."""
+    folder.mkdir()
+    bibs = {str(folder / f"{place:05}.jpg"): f"{place * 7919 % 1000}" for place in range(number)}
+    for place, (path, bib) in enumerate(bibs.items()):
+        Path(path).write_bytes(drawing.jpeg(drawing.bib_closeup(bib, seed=700_000 + place)))
+    return bibs
+
+
+# Servers
+
+
+@contextmanager
+def recorder(port: int = 0, *, keep: bool = True) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers at once, and can `keep` what it is asked."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if keep:
+                bodies.append(body)
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(REPLY)}\r\n\r\n"
+            self.wfile.write(head.encode() + REPLY)
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", bodies
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def vllm(cores: Sequence[int], log: Path, concurrency: int) -> Iterator[str]:
+    """A real vLLM server on some of the cores."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = f"--served-model-name tiny --host 127.0.0.1 --port {port} --dtype float32 --max-model-len 1024"
+    flags += f" --max-num-seqs {concurrency} --no-enable-prefix-caching --mm-processor-cache-gb 0"
+    surroundings = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(len(cores)),
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(CHECKPOINT), *flags.split()]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | surroundings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    os.sched_setaffinity(process.pid, cores)  # it has neither threads nor children yet
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait(lambda: answers(f"{url}/health") or process.poll() is not None)
+        assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+        yield f"{url}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310  # our own
+    except OSError:
+        return False
+    return True
+
+
+# Who asks
+
+
+def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> float:
+    """Send all requests and wait for all answers; return how many a second."""
+    parts = urlsplit(url)
+    local = threading.local()
+
+    def send(body: bytes) -> None:
+        if not hasattr(local, "connection"):
+            local.connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
+        local.connection.request("POST", f"{parts.path}/chat/completions", body, {"Content-Type": "application/json"})
+        response = local.connection.getresponse()
+        assert response.status == 200, response.read()
+        response.read()
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        list(pool.map(send, bodies))
+    return len(bodies) / (time.perf_counter() - start)
+
+
+def daemon(place: Path, photos: dict[str, str], url: str, concurrency: int) -> dict[str, float]:
+    """Write photos into a running daemon's folder; return images a second up to the last row, and the share right."""
+    camera = place / "finish"
+    camera.mkdir(parents=True)
+    remote = {"kind": "vision_openailike_api", "api_url": url, "model_name": "tiny", "concurrency": concurrency}
+    environment = os.environ | {
+        "BIBWATCH_CAMERAS": json.dumps({"finish": {"path": str(camera)}}),
+        "BIBWATCH_PRESETS": json.dumps({"remote": remote | {"batch_size": concurrency}}),
+        "BIBWATCH_PRESET": "remote",
+        "BIBWATCH_STAGES": json.dumps({"bib_number": {"crops": "none"}}),
+    }
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bibwatch", "run"], cwd=place, env=environment, stderr=log, stdout=log
+        )
+    try:
+        wait(lambda: "daemon.ready" in (place / "log").read_text() or process.poll() is not None)
+        start = time.perf_counter()
+        for path in map(Path, photos):
+            (camera / path.name).write_bytes(path.read_bytes())
+        wait(lambda: count(place, "SELECT count(*) FROM results") == len(photos))
+        seconds = time.perf_counter() - start
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    with sqlite3.connect(place / "bibwatch.db") as database:
+        read = dict(database.execute("SELECT path, group_concat(bib) FROM bib_results GROUP BY path").fetchall())
+    right = sum(read.get(str(camera / Path(path).name)) == bib for path, bib in photos.items())
+    return {"images_per_second": len(photos) / seconds, "seconds": seconds, "right": right / len(photos)}
+
+
+def count(place: Path, sql: str, *values: str) -> int:
+    with sqlite3.connect(f"file:{place / 'bibwatch.db'}?mode=ro", uri=True, timeout=30) as database:
+        return int(database.execute(sql, values).fetchone()[0])
+
+
+def wait(condition: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

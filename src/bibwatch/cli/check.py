@@ -1,0 +1,43 @@
+"""`bibwatch check`: whether the configured models can be asked, and what is wrong if not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from bibwatch.cli.options import as_json, for_reading
+from bibwatch.cli.stage_options import StageCommand
+
+if TYPE_CHECKING:
+    from bibwatch.settings import Settings
+
+
+@click.command("check", cls=StageCommand)
+@as_json
+@for_reading
+def command(*, settings: Settings, as_json: bool) -> None:
+    """Ask the model about one small picture and say what is wrong if it does not answer; then its fallbacks.
+
+    With --preset only that one is asked. Exits with 1 if any cannot be.
+    """
+    from bibwatch.checking import check
+
+    registry = settings.registry()
+    only = click.get_current_context().get_parameter_source("preset") is click.core.ParameterSource.COMMANDLINE
+    wrong = False
+    title = ""
+    for options in registry.line_up(settings.stage, settings.preset, [] if only else settings.fallback_presets):
+        for finding in check(registry, options):
+            wrong |= finding.wrong
+            if as_json:
+                click.echo(json.dumps(asdict(finding) | {"seconds": round(finding.seconds, 3)}))
+                continue
+            if title != (title := f"{finding.preset} at {finding.place}"):
+                click.echo(title)
+            mark = click.style("wrong", fg="red") if finding.wrong else click.style("ok   ", fg="green")
+            click.echo(f"  {mark} {finding.step}: {finding.says} ({finding.seconds * 1000:.0f} ms)")
+    if wrong:
+        click.get_current_context().exit(1)

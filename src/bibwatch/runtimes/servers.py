@@ -1,0 +1,144 @@
+"""Several servers with the same model, and when to ask again: the least busy one in good health is asked.
+
+Knows which server failed lately, how many requests each has, and which errors are worth another try. Does not know
+what is asked.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
+
+from bibwatch.errors import (
+    ModelBusyError,
+    ModelNotServedError,
+    ModelTimeoutError,
+    ModelUnavailableError,
+    ModelUnreachableError,
+)
+from bibwatch.runtimes.chat_completions import ChatServer, Reply
+
+_FIRST_PAUSE = 0.25  # seconds before a second try; each further one waits twice as long
+_LONGEST_PAUSE = 5.0  # a server that asks for more patience than that has the photo wait in the ledger
+_LONGEST_REST = 30.0  # seconds a server that failed is left alone while there are others
+
+
+@dataclass(eq=False)
+class _Member:
+    server: ChatServer
+    asked: int = 0  # requests under way
+    failures: int = 0  # since it last answered
+    rests_until: float = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether to ask it now. One that failed is asked one thing at a time until it has answered."""
+        return not self.failures or (not self.asked and time.monotonic() >= self.rests_until)
+
+
+_Failed = dict[_Member, ModelUnavailableError]  # at one request: each server's last error
+
+
+class Servers:
+    """Asks one of several servers. May be asked from several threads at once."""
+
+    def __init__(self, servers: Sequence[ChatServer], *, concurrency: int, retries: int) -> None:
+        """`concurrency` is the most requests under way at each server, `retries` the further tries of one request."""
+        self._members = [_Member(server) for server in servers]
+        self._concurrency = concurrency
+        self._retries = retries
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+
+    def ask(self, body: bytes, most_tokens: int) -> Reply:
+        """Send a request to one server, or, if that cannot answer now, to another. Raises ModelError."""
+        failed: _Failed = {}
+
+        def once() -> Reply:
+            with self._member(failed) as member:
+                return member.server.ask(body, most_tokens)
+
+        retrying = Retrying(
+            stop=stop_after_attempt(1 + self._retries),
+            retry=retry_if_exception(lambda error: self._is_worth_another_try(error, failed)),
+            wait=lambda state: self._pause(state, failed),
+            sleep=sleep_using_event(self._closed),
+            reraise=True,
+        )
+        return retrying(once)
+
+    def close(self) -> None:
+        """Close all connections; who waits for another try goes on at once."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        for member in self._members:
+            member.server.close()
+
+    @contextmanager
+    def _member(self, failed: _Failed) -> Iterator[_Member]:
+        """Take the best server, as soon as it may be asked one thing more, and learn from how that ends."""
+        with self._changed:
+            while (member := self._best(failed)) is None and not self._closed.is_set():
+                self._changed.wait()
+            if member is None or self._closed.is_set():
+                raise ModelUnreachableError("the connections to the model's servers were closed meanwhile")
+            member.asked += 1
+        error: ModelUnavailableError | None = None
+        try:
+            yield member
+        except ModelUnavailableError as exc:
+            error = exc
+            failed[member] = exc
+            raise
+        finally:
+            with self._changed:
+                member.asked -= 1
+                member.failures = member.failures + 1 if error else 0
+                if error:
+                    rest = min(_LONGEST_REST, 2.0 ** min(member.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                    member.rests_until = time.monotonic() + max(rest, _patience(error))
+                self._changed.notify_all()
+
+    def _best(self, failed: _Failed) -> _Member | None:
+        """Return the least busy of the servers in the best health; None if that one has enough to do."""
+
+        def rank(member: _Member) -> tuple[bool, bool, int, int]:
+            error = failed.get(member)
+            return not _may_pass(error), error is not None, 0 if member.is_well else member.failures, member.asked
+
+        best = min(self._members, key=rank)
+        return best if best.asked < self._concurrency else None
+
+    def _is_worth_another_try(self, error: BaseException, failed: _Failed) -> bool:
+        """Tell whether the same request may get an answer soon: from another server, or from one that was hasty."""
+        if not isinstance(error, ModelUnavailableError) or self._closed.is_set():
+            return False
+        return self._has_another(failed) or any(map(_may_pass, failed.values()))
+
+    def _has_another(self, failed: _Failed) -> bool:
+        return any(member.is_well for member in self._members if member not in failed)
+
+    def _pause(self, state: RetryCallState, failed: _Failed) -> float:
+        """Return the seconds before another try: none where another server is well."""
+        if self._has_another(failed):
+            return 0.0
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (state.attempt_number - 1))
+        patience = min((_patience(error) for error in failed.values() if _may_pass(error)), default=0.0)
+        return max(pause * random.uniform(0.5, 1), patience)  # noqa: S311  # no secret
+
+
+def _may_pass(error: ModelUnavailableError | None) -> bool:
+    """Tell whether the same server may answer the same request soon. One that took all its time had its try."""
+    return not isinstance(error, (ModelNotServedError, ModelTimeoutError)) and _patience(error) <= _LONGEST_PAUSE
+
+
+def _patience(error: BaseException | None) -> float:
+    """Return the seconds a busy server asks for, 0 if it does not say."""
+    return (error.retry_after or 0.0) if isinstance(error, ModelBusyError) else 0.0

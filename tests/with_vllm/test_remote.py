@@ -1,0 +1,143 @@
+"""A real vLLM server with a checkpoint that really reads: what it is asked, what it says, and its sudden end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bibwatch import drawing
+from bibwatch.errors import ModelRejectedError
+from bibwatch.images import Photo
+from bibwatch.registry import Registry
+from bibwatch.runtimes.base import Constraint, Finish, Prediction
+from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.stages.base import Verdict
+from sites import Site
+from trained import SMOLVLM, UNTAUGHT, bibs, pictures, reply
+
+pytest.importorskip("vllm")
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+
+NUMBERS = bibs(64)
+QUESTION = "Which bib?"
+
+
+@pytest.fixture(scope="module")
+def trained(serving: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with serving(SMOLVLM, tmp_path_factory.mktemp("trained") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture
+def runtime(trained: Any) -> Iterator[VisionOpenAILikeApi]:
+    options = {"name": "trained", "api_url": trained.url, "model_name": "tiny", "max_new_tokens": 32}
+    with VisionOpenAILikeApi(VisionOpenAILikeApiOptions.model_validate(options | {"batch_size": 64})) as runtime:
+        runtime.options = runtime.options.model_copy(update={"concurrency": 8})
+        yield runtime
+
+
+def right(predictions: Iterable[Prediction]) -> int:
+    return sum(each.text == reply(bib) for each, bib in zip(predictions, NUMBERS, strict=True))
+
+
+def test_64_at_once_are_read_and_the_server_has_counted_them(trained: Any, runtime: VisionOpenAILikeApi) -> None:
+    """Once each, token for token: what it tells of itself at `/metrics` is what we were told."""
+    before = metrics(trained)
+    said = list(runtime.predict_batch(pictures(NUMBERS), QUESTION))
+    after = metrics(trained)
+    assert [each.error for each in said] == [None] * 64
+    assert right(said) >= 60
+    assert {each.finish for each in said} == {Finish.STOP}
+    usages = [each.usage for each in said if each.usage]
+    counted = {name: after[name] - before[name] for name in after}
+    assert counted == {
+        "vllm:request_success": 64,
+        "vllm:prompt_tokens": sum(usage.read for usage in usages),
+        "vllm:generation_tokens": sum(usage.written for usage in usages),
+    }
+
+
+def metrics(server: Any) -> dict[str, float]:
+    answer = httpx.get(server.url.replace("/v1", "/metrics"))
+    families = list(text_string_to_metric_families(answer.text))
+    wanted = ("vllm:request_success", "vllm:prompt_tokens", "vllm:generation_tokens")
+    return {
+        family.name: sum(sample.value for sample in family.samples if sample.name == f"{family.name}_total")
+        for family in families
+        if family.name in wanted
+    }
+
+
+@pytest.mark.parametrize("structured", ["response_format", "structured_outputs"])
+def test_replies_are_held_to_a_form(runtime: VisionOpenAILikeApi, structured: str) -> None:
+    """It was taught three digits at most; a form that wants a key it never heard of is kept to all the same."""
+    schema = {
+        "type": "object",
+        "properties": {"seen": {"type": "string", "enum": ["yes", "no"]}},
+        "required": ["seen"],
+        "additionalProperties": False,
+    }
+    runtime.options = runtime.options.model_copy(update={"structured": structured})
+    said = list(runtime.predict_batch(pictures(UNTAUGHT[:8]), QUESTION, constraint=Constraint(json_schema=schema)))
+    assert [each.error for each in said] == [None] * 8
+    assert {json.loads(each.text)["seen"] for each in said} <= {"yes", "no"}
+
+
+def test_what_it_was_taught_it_is_sure_of(trained: Any) -> None:
+    """The confidence of a reading is that of the tokens the server gives with it."""
+    preset = {"kind": "vision_openailike_api", "api_url": trained.url, "model_name": "tiny"}
+    registry = Registry([], {"trained": preset}, {"bib_number": {"crops": "none"}})
+    numbers = NUMBERS[:16] + UNTAUGHT[:16]
+    photos = [Photo(image, *image.size, str(place), None) for place, image in enumerate(pictures(numbers))]
+    with registry.stage("bib_number", "trained") as stage:
+        outcomes = list(stage.read(photos))
+    assert [each.error for each in outcomes] == [None] * 32
+    taught, untaught = (
+        [reading for outcome in part for reading in outcome.readings] for part in (outcomes[:16], outcomes[16:])
+    )
+    assert sum(each.verdict is Verdict.ACCEPTED for each in taught) >= 14
+    assert sum(each.verdict is Verdict.ACCEPTED for each in untaught) <= 2
+    assert all(0 < each.confidence <= 1 for each in taught + untaught)
+
+
+def test_a_question_too_long_for_the_model_is_refused_in_its_words(runtime: VisionOpenAILikeApi) -> None:
+    (said,) = runtime.predict_batch(pictures(NUMBERS[:1]), QUESTION * 1000)
+    assert isinstance(said.error, ModelRejectedError)
+    assert "1024" in str(said.error)
+
+
+def test_a_server_that_is_killed_in_mid_batch_and_comes_back(serving: Callable[..., Any], tmp_path: Path) -> None:
+    """Every photo is read once, none has paid for it, and the log says so twice: gone, and back."""
+    site = Site(tmp_path)
+    numbers = bibs(300)
+    with serving(SMOLVLM, tmp_path / "first.log") as first:
+        port = int(first.url.rpartition(":")[2].removesuffix("/v1"))
+        preset = {"kind": "vision_openailike_api", "api_url": first.url, "model_name": "tiny", "max_new_tokens": 32}
+        daemon = site.start(
+            BIBWATCH_PRESETS=json.dumps({"remote": preset}),
+            BIBWATCH_PRESET="remote",
+            BIBWATCH_STAGES=json.dumps({"bib_number": {"crops": "none"}}),
+        )
+        for place, picture in enumerate(pictures(numbers)):
+            (site.camera / f"{place:03}.jpg").write_bytes(drawing.jpeg(picture, quality=95))
+        site.wait(lambda: site.query("SELECT count(*) > 20 FROM results") == [(1,)])
+        first.kill()
+    site.wait(lambda: site.events("model.unavailable"))
+    assert site.query("SELECT count(*) < 300 FROM results") == [(1,)]
+    with serving(SMOLVLM, tmp_path / "second.log", port):
+        site.wait(lambda: list(site.states().values()) == ["done"] * 300)
+    assert site.stop(daemon) == 0
+    assert site.query("SELECT count(*), count(DISTINCT image_id) FROM results") == [(300, 300)]
+    assert site.query("SELECT max(attempts) FROM files") == [(1,)]
+    assert len(site.events("model.available")) == 1
+    told = [line["error"] for line in site.events("model.unavailable")]
+    assert 1 <= len(told) <= 4, told  # a reason of each kind
+    read = {int(name.removesuffix(".jpg")): bib for name, bib in site.bibs()}
+    assert sum(read.get(place) == bib for place, bib in enumerate(numbers)) >= 280
