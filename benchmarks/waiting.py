@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bibwatch import drawing
-from remote import count, recorder
+from remote import count, marked, recorder
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,13 +116,11 @@ def measure(
 
 
 def write(camera: Path, number: int) -> None:
-    """Write photos that differ in a comment, as a copying program does: under another name, then renamed."""
+    """Write photos as a copying program does: under another name, then renamed."""
     photo = drawing.jpeg(drawing.bib_closeup("123"))
     for place in range(number):
-        comment = f"{place:08}".encode()
-        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
         part = camera / f"{place:06}.part"
-        part.write_bytes(photo[:2] + segment + photo[2:])
+        part.write_bytes(marked(photo, place))
         part.rename(part.with_suffix(".jpg"))
 
 

@@ -53,6 +53,7 @@ class Daemon:
             )
         self._settings = settings
         self._once = once
+        self._gave_up = False
         self._on_tick = on_tick
         self._registry = settings.registry()
         self._relay = Relay(self._models(), settings.fallback_after)
@@ -152,9 +153,10 @@ class Daemon:
             log.info("daemon.signal", signal=signal.Signals(signals.number).name)
 
     def _is_over(self, counts: Counts) -> bool:
-        """Tell whether nothing is left to do, or nothing can be done: the model has been away for long."""
+        """Tell whether nothing is left to do, or nothing can be done: no model could be asked for long."""
         undone = any(counts.get(state) for state in UNDONE)
-        return not undone or self._relay.waiting_seconds > _PATIENCE_SECONDS
+        self._gave_up = undone and self._relay.waiting_seconds > _PATIENCE_SECONDS
+        return not undone or self._gave_up
 
     def _counts(self) -> Counts:
         try:
@@ -186,7 +188,7 @@ class Daemon:
         )
         if failed:
             raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
-        if self._once and self._relay.waiting_seconds:
+        if self._gave_up:
             raise BibwatchError(f"{self._relay.preferred.error}; the photos wait in the ledger for the next run")
         if self._once and unhealthy:
             raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")

@@ -93,6 +93,13 @@ def test_once_gives_up_only_when_the_fallback_cannot_read_either(remote: Site, s
     assert remote.query("SELECT DISTINCT preset FROM results") == [("rapidocr",)]
 
 
+def test_once_with_nothing_to_read_needs_no_server(remote: Site, server: Server) -> None:
+    assert remote.bibwatch("run", "--once").returncode == 0
+    server.stop()
+    again = remote.bibwatch("run", "--once")
+    assert again.returncode == 0, again.stderr
+
+
 def test_the_key_is_in_nothing_that_is_written(remote: Site, server: Server, tmp_path: Path) -> None:
     """Not even where the server repeats it, in what it says of a refusal, a fault or nonsense."""
     secrets = tmp_path / "credentials"

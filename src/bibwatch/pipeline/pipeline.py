@@ -139,7 +139,7 @@ class Pipeline(Loop):
     def _read(self, batch: Batch) -> Answers:
         """Have a batch's photos decoded and read, in a thread of its own."""
         answers = Answers()
-        if self.stop.is_set():
+        if self.stop.is_set() or batch.model.error:  # it went away while this batch was waiting
             return answers
         photos: list[tuple[Claim, Photo]] = []
         for claim, future in zip(batch.claims, batch.photos, strict=True):
@@ -212,8 +212,7 @@ class Pipeline(Loop):
         self._tell(batch, answers)
 
     def _release(self, claims: list[Claim], *, suspect: bool = False) -> None:
-        if claims:
-            self.insist(lambda: self._ledger.release(claims, suspect=suspect))
+        self.insist(lambda: self._ledger.release(claims, suspect=suspect))
 
     def _drain(self) -> None:
         """After a stop: record what is read in time, give the rest back."""

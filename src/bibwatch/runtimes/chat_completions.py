@@ -97,6 +97,15 @@ class _Models(BaseModel):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a server sent back, before anybody has looked into it."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a model answered."""
 
@@ -145,34 +154,37 @@ class ChatServer:
             verify=_trust(access.ca_file, self._where),
         )
 
-    def ask(self, body: bytes, most_tokens: int) -> Reply:
-        """Send one request, written as JSON, and return its reply. Raises ModelError, of the kind that fits.
+    def send(self, body: bytes) -> Answer:
+        """Send one request, written as JSON, and return what comes back. Raises ModelUnavailableError."""
+        return self._exchange("POST", self._url, body)
+
+    def read(self, answer: Answer, most_tokens: int) -> Reply:
+        """Return the reply in an answer. Raises ModelError, of the kind that fits.
 
         A reply of more than `most_tokens` is none: the server did not do what it was asked.
         """
-        status, answer, retry_after = self._exchange("POST", self._url, body)
-        if status == HTTPStatus.NOT_FOUND:
-            raise ModelNotServedError(f"{self._where} {self._not_found()} (404: {self._message(answer)})")
-        if status != HTTPStatus.OK:
-            raise self._refusal(status, answer, retry_after)
-        return self._reply(answer, most_tokens)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise ModelNotServedError(f"{self._where} {self._not_found()} (404: {self._message(answer.body)})")
+        if answer.status != HTTPStatus.OK:
+            raise self._refusal(answer)
+        return self._reply(answer.body, most_tokens)
 
     def models(self) -> list[str]:
         """Return the names of the models the server lists. Raises ModelError."""
-        status, answer, retry_after = self._exchange("GET", self._models_url)
-        if status != HTTPStatus.OK:
-            raise self._refusal(status, answer, retry_after)
+        answer = self._exchange("GET", self._models_url)
+        if answer.status != HTTPStatus.OK:
+            raise self._refusal(answer)
         try:
-            return [self._masked(model.id) for model in _Models.model_validate_json(answer).data]
+            return [self._masked(model.id) for model in _Models.model_validate_json(answer.body).data]
         except ValidationError as exc:
-            raise ModelFaultError(f"{self._where}: the list of models is none: {self._message(answer)}") from exc
+            raise ModelFaultError(f"{self._where}: the list of models is none: {self._message(answer.body)}") from exc
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
-    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> tuple[int, bytes, str | None]:
-        """Return status, body and Retry-After; the whole within the time, however slowly the server drips."""
+    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> Answer:
+        """Return the whole answer within the time, however slowly the server drips."""
         seconds = self._access.timeout_seconds
         deadline = time.monotonic() + seconds
         answer = bytearray()
@@ -184,7 +196,7 @@ class ChatServer:
                         raise httpx.ReadTimeout("the reply drips", request=response.request)
                     if len(answer) > _MOST_BYTES:
                         raise ModelFaultError(f"{self._where}: a reply of over {_MOST_BYTES} bytes")
-                return response.status_code, bytes(answer), response.headers.get("Retry-After")
+                return Answer(response.status_code, bytes(answer), response.headers.get("Retry-After"))
         except httpx.ConnectTimeout as exc:
             raise ModelUnreachableError(f"{self._where}: no connection within connect_seconds") from exc
         except httpx.TimeoutException as exc:
@@ -231,9 +243,9 @@ class ChatServer:
                 "if that is the one you want, name it in model_name"
             )
 
-    def _refusal(self, status: int, body: bytes, retry_after: str | None) -> ModelError:
-        """Return the error for an answer that is none."""
-        said = self._message(body)
+    def _refusal(self, answer: Answer) -> ModelError:
+        """Return the error for an answer that is no reply."""
+        status, said = answer.status, self._message(answer.body)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             # The server's own words are left out: some repeat the key.
             what = (
@@ -243,7 +255,7 @@ class ChatServer:
         kind, what = next((kind, what) for statuses, kind, what in _REFUSALS if status in statuses)
         error = kind(f"{self._where} {what} ({status}: {said})")
         if isinstance(error, ModelBusyError):
-            error.retry_after = _seconds(retry_after)
+            error.retry_after = _seconds(answer.retry_after)
         return error
 
     def _not_found(self) -> str:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _COMPLETIONS = "/chat/completions"
 _PORTS = {"http": 80, "https": 443}
 _KNOCK_SECONDS = 0.3
-_AHEAD = 2  # pictures made ready while as many requests as may be are under way
 _OWN = {"messages", "model", "stream"}  # of a request; nobody else may set them
 
 
@@ -194,8 +193,8 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         options = self.options
         servers = [self.server(address) for address in options.addresses]
         self._servers = Servers(servers, concurrency=options.concurrency, retries=options.retries)
-        # More than may be under way: while those are, the next pictures are written as JPEG.
-        self._workers = ThreadPoolExecutor(self._most_at_once + _AHEAD, thread_name_prefix=f"bibwatch-{options.name}")
+        # Twice what may be under way: while those are, as many pictures are written as JPEG, to be sent in their place.
+        self._workers = ThreadPoolExecutor(2 * self._most_at_once, thread_name_prefix=f"bibwatch-{options.name}")
 
     def server(self, address: Address) -> ChatServer:
         """Return a client for one of the servers. Raises ConfigurationError for a key or certificates that are none."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
@@ -26,6 +25,7 @@ from bibwatch.runtimes.chat_completions import ChatServer, Reply
 
 _FIRST_PAUSE = 0.25  # seconds before a second try; each further one waits twice as long
 _LONGEST_PAUSE = 5.0  # a server that asks for more patience than that has the photo wait in the ledger
+_ALL = 1_000_000  # of those who wait
 _LONGEST_REST = 30.0  # seconds a server that failed is left alone while there are others
 
 
@@ -61,8 +61,24 @@ class Servers:
         failed: _Failed = {}
 
         def once() -> Reply:
-            with self._member(failed) as member:
-                return member.server.ask(body, most_tokens)
+            member = self._take(failed)
+            held = True
+            error: ModelUnavailableError | None = None
+            try:
+                answer = member.server.send(body)
+                if (
+                    not member.failures
+                ):  # the next request is ready to go; it need not wait till this one is looked into
+                    held = False
+                    self._give_back(member)
+                return member.server.read(answer, most_tokens)
+            except ModelUnavailableError as exc:
+                error = failed[member] = exc
+                raise
+            finally:
+                self._learn(member, error)
+                if held:
+                    self._give_back(member)
 
         retrying = Retrying(
             stop=stop_after_attempt(1 + self._retries),
@@ -81,29 +97,31 @@ class Servers:
         for member in self._members:
             member.server.close()
 
-    @contextmanager
-    def _member(self, failed: _Failed) -> Iterator[_Member]:
-        """Take the best server, as soon as it may be asked one thing more, and learn from how that ends."""
+    def _take(self, failed: _Failed) -> _Member:
+        """Return the best server, as soon as it may be asked one thing more."""
         with self._changed:
             while (member := self._best(failed)) is None and not self._closed.is_set():
                 self._changed.wait()
             if member is None or self._closed.is_set():
                 raise ModelUnreachableError("the connections to the model's servers were closed meanwhile")
             member.asked += 1
-        error: ModelUnavailableError | None = None
-        try:
-            yield member
-        except ModelUnavailableError as exc:
-            error = exc
-            failed[member] = exc
-            raise
-        finally:
-            with self._changed:
-                member.asked -= 1
-                member.failures = member.failures + 1 if error else 0
-                if error:
-                    rest = min(_LONGEST_REST, 2.0 ** min(member.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
-                    member.rests_until = time.monotonic() + max(rest, _patience(error))
+        return member
+
+    def _give_back(self, member: _Member) -> None:
+        with self._changed:
+            member.asked -= 1
+            # With one server, whoever waits can use the place; with several it may suit only some.
+            self._changed.notify(1 if len(self._members) == 1 else _ALL)
+
+    def _learn(self, member: _Member, error: ModelUnavailableError | None) -> None:
+        """Take note of how a server is."""
+        with self._changed:
+            changed = bool(member.failures) or error is not None
+            member.failures = member.failures + 1 if error else 0
+            if error:
+                rest = min(_LONGEST_REST, 2.0 ** min(member.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                member.rests_until = time.monotonic() + max(rest, _patience(error))
+            if changed:
                 self._changed.notify_all()
 
     def _best(self, failed: _Failed) -> _Member | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, func, not_, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, not_, or_, select, update
 
 from bibwatch.files import Stat
 from bibwatch.states import State
@@ -62,7 +62,7 @@ class Ledger:
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
             return
-        statement = insert_into(self._database.engine.dialect, files)
+        statement = insert_into(self._database.engine.dialect.name, files)
         new = statement.excluded
         changed = {
             name: getattr(new, name)
@@ -89,7 +89,7 @@ class Ledger:
         """Record how a camera's folder is."""
         error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
-        statement = insert_into(self._database.engine.dialect, cameras).values(row)
+        statement = insert_into(self._database.engine.dialect.name, cameras).values(row)
         with self._database.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
@@ -147,9 +147,10 @@ class Ledger:
         back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
         if suspect:
             back["priority"] = Priority.SUSPECT
+        if not claims:
+            return
         with self._database.write() as connection:
-            for claim in claims:
-                connection.execute(update(files).where(_still(claim)).values(back))
+            connection.execute(update(files).where(_STILL).values(back), [_key(claim) for claim in claims])
 
     def known(self, readers: Sequence[Reader], sha256s: Collection[str]) -> set[str]:
         """Return those of the images that any of the readers has a result for."""
@@ -159,18 +160,16 @@ class Ledger:
     def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
         """Record what came of a batch: images, results, readings and states, all in one transaction."""
         with self._database.write() as connection:
+            read: list[dict[str, Any]] = []
+            unread: list[dict[str, Any]] = []
             for item in batch:
                 image_id = results.record(connection, reader, item)
-                done: dict[str, Any] = {"state": item.state, "error": item.error, "updated_at": now()}
-                done["priority"] = Priority.SUSPECT if item.state == State.READY else Priority.FRESH
-                if image_id is not None:
-                    done["image_id"] = image_id
-                else:
-                    # What was read before, and has gone or gone bad since, stays what it was.
-                    done["state"] = case((results.was_read(), State.DONE), else_=item.state)
-                    done["error"] = case((results.was_read(), None), else_=item.error)
-                # A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
-                connection.execute(update(files).where(_still(item.claim)).values(done))
+                priority = Priority.SUSPECT if item.state == State.READY else Priority.FRESH
+                done = {"new_state": item.state, "new_error": item.error, "new_priority": priority, "now": now()}
+                (unread if image_id is None else read).append(_key(item.claim) | done | {"image": image_id})
+            for statement, rows in ((_READ, read), (_UNREAD, unread)):
+                if rows:
+                    connection.execute(statement, rows)
 
     # What a person asks for
 
@@ -213,16 +212,44 @@ def _stat(row: RowMapping) -> Stat:
     return Stat(int(row["inode"]), row["size"], row["mtime_ns"], row["ctime_ns"])
 
 
-def _still(claim: Claim) -> Any:
-    """The claimed file, if it is still being read and still the same on disk as far as ingest knows."""
-    return and_(
-        files.c.id == claim.id,
-        files.c.state == State.READING,
-        files.c.inode == str(claim.stat.inode),
-        files.c.size == claim.stat.size,
-        files.c.mtime_ns == claim.stat.mtime_ns,
-        files.c.ctime_ns == claim.stat.ctime_ns,
+# The claimed file, if it is still being read and still the same on disk as far as ingest knows.
+_STILL = and_(
+    files.c.id == bindparam("claim"),
+    files.c.state == State.READING,
+    files.c.inode == bindparam("same_inode"),
+    files.c.size == bindparam("same_size"),
+    files.c.mtime_ns == bindparam("same_mtime"),
+    files.c.ctime_ns == bindparam("same_ctime"),
+)
+_DONE: dict[str, Any] = {"priority": bindparam("new_priority"), "updated_at": bindparam("now")}
+# A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
+_READ = (
+    update(files)
+    .where(_STILL)
+    .values(state=bindparam("new_state"), error=bindparam("new_error"), image_id=bindparam("image"), **_DONE)
+)
+# What was read before, and has gone or gone bad since, stays what it was.
+_UNREAD = (
+    update(files)
+    .where(_STILL)
+    .values(
+        state=case((results.was_read(), State.DONE), else_=bindparam("new_state")),
+        error=case((results.was_read(), None), else_=bindparam("new_error")),
+        **_DONE,
     )
+)
+
+
+def _key(claim: Claim) -> dict[str, Any]:
+    """Return the values by which `_STILL` knows a claimed file."""
+    stat = claim.stat
+    return {
+        "claim": claim.id,
+        "same_inode": str(stat.inode),
+        "same_size": stat.size,
+        "same_mtime": stat.mtime_ns,
+        "same_ctime": stat.ctime_ns,
+    }
 
 
 def _again(connection: Connection, readers: Sequence[Reader]) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, exists, or_, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, exists, or_, select, update
 
 from bibwatch.images import Photo
-from bibwatch.stages.base import Outcome
+from bibwatch.stages.base import Outcome, Reading
 from bibwatch.store.records import Claim, Finished, Reader
 from bibwatch.store.schema import files, images, insert_into, iso, now, path_to_text, readings, results
 
@@ -60,52 +61,74 @@ def put_forward(connection: Connection, reader: Reader) -> None:
     )
 
 
-def _image(connection: Connection, claim: Claim, photo: Photo) -> int:
-    statement = insert_into(connection.dialect, images).values(
-        sha256=photo.sha256,
-        camera=claim.camera,
-        path=path_to_text(claim.path),
-        width=photo.width,
-        height=photo.height,
-        captured_at=iso(photo.captured_at) if photo.captured_at else None,
-        received_at=claim.first_seen_at,
+# Written once: putting a statement together takes longer than the database takes for it.
+_IMAGE_ID = select(images.c.id).where(images.c.sha256 == bindparam("sha256"))
+_SUPERSEDE_OTHERS = (
+    update(results)
+    .where(
+        results.c.image_id == bindparam("of_image"),
+        results.c.id != bindparam("this"),
+        results.c.stage == bindparam("of_stage"),
+        results.c.preset == bindparam("of_preset"),
     )
-    connection.execute(statement.on_conflict_do_nothing(index_elements=["sha256"]))
-    return int(connection.execute(select(images.c.id).where(images.c.sha256 == photo.sha256)).scalar_one())
+    .values(superseded=True)
+)
+_ADD_READINGS = readings.insert()
+
+
+@cache
+def _add_image(dialect: str) -> Any:
+    return insert_into(dialect, images).on_conflict_do_nothing(index_elements=["sha256"])
+
+
+@cache
+def _add_result(dialect: str) -> Any:
+    return insert_into(dialect, results).on_conflict_do_nothing().returning(results.c.id)
+
+
+def _image(connection: Connection, claim: Claim, photo: Photo) -> int:
+    image = {
+        "sha256": photo.sha256,
+        "camera": claim.camera,
+        "path": path_to_text(claim.path),
+        "width": photo.width,
+        "height": photo.height,
+        "captured_at": iso(photo.captured_at) if photo.captured_at else None,
+        "received_at": claim.first_seen_at,
+    }
+    connection.execute(_add_image(connection.dialect.name), image)
+    return int(connection.execute(_IMAGE_ID, {"sha256": photo.sha256}).scalar_one())
 
 
 def _result(connection: Connection, reader: Reader, image_id: int, outcome: Outcome, model: str) -> None:
-    statement = insert_into(connection.dialect, results).values(
-        image_id=image_id,
+    result = {
+        "image_id": image_id,
         **reader._asdict(),
-        model=model,
-        device=outcome.device,
-        seconds=outcome.seconds,
-        output_json=None if outcome.output is None else json.dumps(outcome.output),
-        processed_at=now(),
-    )
-    statement = statement.on_conflict_do_nothing().returning(results.c.id)
-    result_id = connection.execute(statement).scalar()
+        "model": model,
+        "device": outcome.device,
+        "seconds": outcome.seconds,
+        "output_json": None if outcome.output is None else json.dumps(outcome.output),
+        "processed_at": now(),
+    }
+    result_id = connection.execute(_add_result(connection.dialect.name), result).scalar()
     if result_id is None:
         return
-    others = and_(
-        results.c.image_id == image_id,
-        results.c.id != result_id,
-        results.c.stage == reader.stage,
-        results.c.preset == reader.preset,
-    )
-    connection.execute(update(results).where(others).values(superseded=True))
-    for reading in outcome.readings:
-        connection.execute(
-            readings.insert().values(
-                result_id=result_id,
-                bib=reading.bib,
-                confidence=reading.confidence,
-                verdict=reading.verdict,
-                model=reading.model,
-                **(vars(reading.box) if reading.box else {}),
-            )
-        )
+    others = {"of_image": image_id, "this": result_id, "of_stage": reader.stage, "of_preset": reader.preset}
+    connection.execute(_SUPERSEDE_OTHERS, others)
+    if rows := [_row(result_id, reading) for reading in outcome.readings]:
+        connection.execute(_ADD_READINGS, rows)
+
+
+def _row(result_id: int, reading: Reading) -> dict[str, Any]:
+    box = vars(reading.box) if reading.box else dict.fromkeys(("x1", "y1", "x2", "y2"))
+    return {
+        "result_id": result_id,
+        "bib": reading.bib,
+        "confidence": reading.confidence,
+        "verdict": reading.verdict,
+        "model": reading.model,
+        **box,
+    }
 
 
 def _by(reader: Reader) -> Any:

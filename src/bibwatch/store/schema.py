@@ -13,7 +13,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -143,9 +142,9 @@ VIEWS: dict[str, str] = {
 }
 
 
-def insert_into(dialect: Dialect, table: Table) -> Any:
+def insert_into(dialect: str, table: Table) -> Any:
     """Return an insert that knows `on_conflict_do_...`, which SQLAlchemy has for each dialect by itself."""
-    return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def iso(moment: datetime) -> str:
