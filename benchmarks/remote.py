@@ -83,12 +83,12 @@ def main() -> None:
                 )
                 told = {name: run() for name, run in (turns if number % 2 == 0 else reversed(turns))}
                 ours, bare = (told[name]["images_per_second"] for name in ("daemon", "generator"))
-                rounds.append(told | {"ratio": ours / bare})
+                rounds.append(told | {"ratio": round(ours / bare, 3)})
                 print(f"generator {bare:.2f}, daemon {ours:.2f} images a second: {ours / bare:.3f}", flush=True)
     ratio = statistics.median(each["ratio"] for each in rounds)
     print(f"ratio (median of {len(rounds)} rounds): {ratio:.3f}; bibs right: {rounds[-1]['daemon']['right']:.3f}")
     result = {
-        "ratio": round(ratio, 4),
+        "ratio": round(ratio, 3),
         "images": len(photos),
         "concurrency": arguments.concurrency,
         "place": str(arguments.place),
@@ -229,7 +229,7 @@ def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> dict[str, f
     start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
         list(pool.map(send, bodies))
-    return {"images_per_second": len(bodies) / (time.perf_counter() - start)}
+    return {"images_per_second": round(len(bodies) / (time.perf_counter() - start), 2)}
 
 
 def daemon(place: Path, photos: dict[str, str], url: str, concurrency: int) -> dict[str, float]:
@@ -260,7 +260,7 @@ def daemon(place: Path, photos: dict[str, str], url: str, concurrency: int) -> d
     with sqlite3.connect(place / "bibwatch.db") as database:
         read = dict(database.execute("SELECT path, group_concat(bib) FROM bib_results GROUP BY path").fetchall())
     right = sum(read.get(str(camera / Path(path).name)) == bib for path, bib in photos.items())
-    return {"images_per_second": len(photos) / seconds, "seconds": seconds, "right": right / len(photos)}
+    return {"images_per_second": round(len(photos) / seconds, 2), "right": round(right / len(photos), 3)}
 
 
 def count(place: Path, sql: str, *values: str) -> int:
