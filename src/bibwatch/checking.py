@@ -62,7 +62,7 @@ def _check(stage: Stage[Any], address: Address | None) -> Iterator[Finding]:
 
 def _load(stage: Stage[Any]) -> str:
     stage.load()
-    return "loaded" if not stage.options.model_options.is_elsewhere else "key and certificates, if any, are there"
+    return "key and certificates, if any, are there" if isinstance(stage.runtime, VisionOpenAILikeApi) else "loaded"
 
 
 def _server(runtime: VisionOpenAILikeApi, address: Address) -> str:

@@ -53,7 +53,7 @@ class Daemon:
             )
         self._settings = settings
         self._once = once
-        self._gave_up = False
+        self._gave_up: BaseException | None = None  # why, if `once` ends with photos that wait
         self._on_tick = on_tick
         self._registry = settings.registry()
         self._relay = Relay(self._models(), settings.fallback_after)
@@ -90,7 +90,7 @@ class Daemon:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
             stack.callback(self._relay.close)
-            self._relay.start()
+            self._relay.start(lambda: bool(signals.number))
             for loop in self._loops:
                 loop.start()
             try:
@@ -155,8 +155,9 @@ class Daemon:
     def _is_over(self, counts: Counts) -> bool:
         """Tell whether nothing is left to do, or nothing can be done: no model could be asked for long."""
         undone = any(counts.get(state) for state in UNDONE)
-        self._gave_up = undone and self._relay.waiting_seconds > _PATIENCE_SECONDS
-        return not undone or self._gave_up
+        if undone and self._relay.waiting_seconds > _PATIENCE_SECONDS:
+            self._gave_up = self._relay.preferred.error
+        return not undone or self._gave_up is not None
 
     def _counts(self) -> Counts:
         try:
@@ -189,7 +190,7 @@ class Daemon:
         if failed:
             raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
         if self._gave_up:
-            raise BibwatchError(f"{self._relay.preferred.error}; the photos wait in the ledger for the next run")
+            raise BibwatchError(f"{self._gave_up}; the photos wait in the ledger for the next run")
         if self._once and unhealthy:
             raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")
 

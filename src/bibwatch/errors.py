@@ -49,6 +49,10 @@ class ModelUnreachableError(ModelUnavailableError):
     """There is no connection to the model's server, or it broke."""
 
 
+class ModelDisconnectedError(ModelUnavailableError):
+    """The connection to the model's server broke when the request had been sent: by chance, or because of it."""
+
+
 class ModelBusyError(ModelUnavailableError):
     """The model's server has too much to do, or is still starting; `retry_after` are the seconds it asks for."""
 

@@ -90,7 +90,7 @@ class Registry:
         """
         found = [self.stage_options(name, preset)]
         for fallback in fallbacks:
-            options = self.stage_options(name, fallback, instead=True)
+            options = self.stage_options(name, self._spelt(fallback, "fallback_presets"), instead=True)
             if any(options.model_options.name == other.model_options.name for other in found):
                 raise ConfigurationError(f"fallback_presets: {fallback} is named twice, or is the preset itself")
             found.append(options)

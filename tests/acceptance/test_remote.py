@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def test_once_gives_up_only_when_the_fallback_cannot_read_either(remote: Site, s
     done = remote.bibwatch("run", "--once", BIBWATCH_FALLBACK_PRESETS='["rapidocr"]', BIBWATCH_FALLBACK_AFTER="0")
     assert done.returncode == 0, done.stderr
     assert remote.query("SELECT DISTINCT preset FROM results") == [("rapidocr",)]
+
+
+def test_a_stop_is_obeyed_while_the_server_hangs_before_anything_was_read(remote: Site, server: Server) -> None:
+    hang = threading.Event()
+    server.answer = lambda _: (hang.wait(60), bib())[1]
+    daemon = remote.start(ready=False)
+    remote.wait(lambda: server.asked)
+    assert remote.stop(daemon) == 0
+    hang.set()
 
 
 def test_once_with_nothing_to_read_needs_no_server(remote: Site, server: Server) -> None:

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from bibwatch.errors import (
     ConfigurationError,
     ModelBusyError,
+    ModelDisconnectedError,
     ModelError,
     ModelFaultError,
     ModelNotServedError,
@@ -597,8 +598,8 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         (error(500), ModelFaultError, "500: because"),
         (error(529), ModelFaultError, "529: because"),
         (Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}), ModelFaultError, "cannot be unpacked"),
-        (Answer(b"", 200, {"no header": "x"}), ModelUnreachableError, "broke"),
-        (None, ModelUnreachableError, "broke"),
+        (Answer(b"", 200, {"no header": "x"}), ModelDisconnectedError, "broke"),
+        (None, ModelDisconnectedError, "broke"),
     ],
 )
 def test_what_is_no_answer_is_a_typed_error_on_one_line(
@@ -668,7 +669,7 @@ def test_a_reply_that_breaks_off_is_none(server: Server, ask: Callable[..., list
 
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": "999"}, pieces=broken_off())
     (prediction,) = ask()
-    assert type(prediction.error) is ModelUnreachableError
+    assert type(prediction.error) is ModelDisconnectedError
     assert "broke" in str(prediction.error)
 
 

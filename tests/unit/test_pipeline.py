@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from bibwatch.errors import (
     ConfigurationError,
     ModelBusyError,
+    ModelDisconnectedError,
     ModelError,
     ModelFaultError,
     ModelRejectedError,
@@ -98,7 +99,7 @@ class Bench:
         """Make a pipeline as a new process would; the second model is there to fall back to after so many seconds."""
         runtimes = [self.runtime] if fallback_after is None else [self.runtime, self.fallback]
         self.relay = Relay([self.model(runtime) for runtime in runtimes], fallback_after or 0.0)
-        self.relay.start()
+        self.relay.start(lambda: False)
         del self.runtime.batches[-1]  # that was a canary
         events = {"stop": threading.Event(), "news": threading.Event()}
         return Pipeline(self.relay, self.settings, ImageLimits(), self.ledger, reread=reread, **events)
@@ -290,6 +291,101 @@ def test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothi
 
 
 @pytest.mark.usefixtures("hasty")
+def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_while_the_server_is_away(
+    bench: Bench,
+) -> None:
+    """With company it is free, and alone an attempt, but only if the canary fares better."""
+    poison, canaries = 2, 0
+
+    def answer(image: Image.Image) -> Prediction:
+        nonlocal canaries
+        canaries += is_canary(image)
+        if (is_canary(image) and canaries % 3 == 1) or poison in bench.runtime.shades:
+            return Prediction(error=ModelDisconnectedError("broke"))
+        return Prediction(lines=(LINE,))
+
+    bench.runtime.answer = answer
+    for shade in range(4):
+        bench.add(f"{shade}.png", shade)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 3, State.FAILED: 1})
+    with bench.database.read() as connection:
+        rows = connection.execute(text("SELECT state, attempts FROM file_status")).all()
+    assert sorted(map(tuple, rows)) == [("done", 1)] * 3 + [("failed", 3)]
+
+
+def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    fail = Model.fail
+
+    def noted(self: Model, error: BaseException) -> None:
+        fail(self, error)
+        pauses.append(self._next - time.monotonic())
+        self._next = 0.0
+
+    monkeypatch.setattr(Model, "fail", noted)
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else gone(image)
+    bench.add("a.png", 1)
+    with capture_logs() as logs:
+        bench.run_until(lambda: len(pauses) > 8)
+    assert pauses[0] < 1.1
+    assert pauses[7] > 14
+    assert [line["event"] for line in logs] == ["model.unavailable", "model.available"]
+
+
+def test_a_server_with_no_time_is_not_bothered_with_a_canary(bench: Bench) -> None:
+    busy = ModelBusyError("429")
+    busy.retry_after = 3600.0
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=busy)
+    bench.add("a.png", 1)
+    bench.run_until(lambda: bench.relay.preferred.error is not None)
+    assert bench.runtime.batches == [1]
+    assert bench.relay.preferred._next - time.monotonic() > 100
+
+
+def test_a_fallback_is_not_loaded_where_nothing_waits(bench: Bench) -> None:
+    bench.runtime.answer = gone
+    bench.pipeline = bench.make(fallback_after=0.001)
+    looks = 0
+    look = bench.relay.current
+
+    def current(*, needed: bool = True) -> Model | None:
+        nonlocal looks
+        looks += 1
+        bench.pipeline._news.set()
+        return look(needed=needed)
+
+    bench.relay.current = current  # type: ignore[method-assign]
+    bench.run_until(lambda: looks > 50)
+    assert bench.fallback.batches == []
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
+    """The preferred model, back again, cannot make anything of it."""
+    back = threading.Event()
+    bench.runtime.answer = lambda image: (
+        gone(image)
+        if not back.is_set()
+        else Prediction(lines=(LINE,))
+        if is_canary(image)
+        else Prediction(error=ModelError("too dark"))
+    )
+    bench.pipeline = bench.make(fallback_after=0.001, reread=True)
+    bench.add("a.png", 1)
+    bench.pipeline.start()
+    wait_for(lambda: bench.counts() == {State.DONE: 1})
+    back.set()
+    with capture_logs() as logs:
+        wait_for(lambda: sum(size == 1 for size in bench.runtime.batches) > 3 and bench.relay.preferred.error is None)
+        wait_for(lambda: any(line["event"] == "photo.failed" for line in logs))
+    bench.run_until(lambda: bench.counts() == {State.DONE: 1})
+    assert presets(bench) == [("a.png", "fallback")]
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused(bench: Bench) -> None:
     bench.runtime.answer = lambda image: (
         Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=ModelRejectedError("400: too large"))
@@ -348,6 +444,20 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
 
 
 @pytest.mark.usefixtures("hasty")
+def test_an_engine_that_died_and_cannot_be_started_again_is_fallen_back_from(bench: Bench) -> None:
+    def answer(image: Image.Image) -> Prediction:
+        if is_canary(image):
+            return gone(image)
+        raise ConfigurationError("vLLM cannot load it: out of memory")
+
+    bench.pipeline = bench.make(fallback_after=0.001)
+    bench.runtime.answer = answer
+    bench.add("a.png", 1)
+    bench.run_until(lambda: bench.counts() == {State.DONE: 1})
+    assert presets(bench) == [("a.png", "fallback")]
+
+
+@pytest.mark.usefixtures("hasty")
 def test_photos_wait_for_the_preferred_model_till_the_fallback_is_due(bench: Bench) -> None:
     canaries = 0
 
@@ -377,7 +487,7 @@ def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
     bench.make()
     broken = Scripted(ScriptedOptions(kind="scripted", name="broken"))
     bench.relay = Relay([bench.model(each) for each in (bench.runtime, broken, bench.fallback)], 0.001)
-    bench.relay.start()
+    bench.relay.start(lambda: False)
     events = {"stop": threading.Event(), "news": threading.Event()}
     bench.pipeline = Pipeline(bench.relay, bench.settings, ImageLimits(), bench.ledger, **events)
     bench.add("a.png", 1)

@@ -345,7 +345,7 @@ def test_a_server_that_fails_costs_nothing_and_is_left_to_rest(
     assert_all_read(predictions, 40)
     assert {each.device for each in predictions} == {other.place}
     before = server.posts
-    assert 1 <= before <= 4  # those that came before the first had failed
+    assert 1 <= before <= 8  # those that came before the first was known to have failed
     for _ in range(3):
         clock.now += 31
         assert_all_read(ask(runtime, 10), 10)
@@ -420,12 +420,25 @@ def test_if_none_is_there_the_photos_wait(remote: Remote, absent: Callable[[], s
     assert {each.device for each in ask(runtime)} == {runtime.options.place}
 
 
-def test_a_refused_photo_is_not_taken_to_the_other_server(server: Server, other: Server, remote: Remote) -> None:
-    """And a server that refuses is well."""
+def test_a_photo_that_one_server_refuses_is_taken_to_the_other(server: Server, other: Server, remote: Remote) -> None:
+    """Whose fault it is shows there: a server that refuses what another answers is left to rest."""
+    server.answer, other.answer = lambda _: error(400), numbered
+    runtime = remote(server, other, concurrency=1)
+    assert_all_read(ask(runtime, 20), 20)
+    assert server.posts < 10  # those that came before the first refusal was known to be its own
+    assert other.posts == 20
+
+
+def test_a_photo_that_all_servers_refuse_is_refused_and_they_are_well(
+    server: Server, other: Server, remote: Remote
+) -> None:
     server.answer = other.answer = lambda _: error(400)
-    predictions = ask(remote(server, other), 3)
+    runtime = remote(server, other)
+    predictions = ask(runtime, 3)
     assert [type(each.error) for each in predictions] == [ModelRejectedError] * 3
-    assert server.posts + other.posts == 3
+    assert server.posts == other.posts == 3
+    server.answer = other.answer = numbered
+    assert_all_read(ask(runtime, 3), 3)
 
 
 @pytest.mark.parametrize("never", [error(401), error(504), error(503, Retry_After=str(_AGES))])
@@ -516,7 +529,7 @@ def test_who_waits_for_a_place_need_not_wait_for_those_who_have_one(
     def ask_once() -> None:
         try:
             servers.ask(b"{}", 1)
-        except ModelUnreachableError as exc:
+        except ModelUnavailableError as exc:
             errors.append(exc)
 
     first, second = (threading.Thread(target=ask_once, daemon=True) for _ in range(2))

@@ -94,13 +94,9 @@ def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from bibwatch import comparing
-    from bibwatch.registry import Registry
 
-    name = settings.stage
-    # The preset takes the place of a model that the stage names itself.
-    stages = {**settings.stages, name: {**settings.stages.get(name, {}), "model_options": preset}}
     try:
-        options = Registry(settings.plugins, settings.presets, stages).stage_options(name, preset)
+        options = settings.registry().stage_options(settings.stage, preset, instead=True)
     except ConfigurationError as exc:
         return comparing.Trial(preset, error=" ".join(str(exc).split()))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

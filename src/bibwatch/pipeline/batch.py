@@ -9,7 +9,13 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from bibwatch.errors import ModelError, ModelFaultError, ModelRejectedError, ModelUnavailableError
+from bibwatch.errors import (
+    ModelDisconnectedError,
+    ModelError,
+    ModelFaultError,
+    ModelRejectedError,
+    ModelUnavailableError,
+)
 from bibwatch.images import Photo
 from bibwatch.pipeline.relay import Model
 from bibwatch.stages.base import Outcome
@@ -49,18 +55,21 @@ class Answers:
         elif self._is_about(batch, error):
             state = State.FAILED if claim.attempts >= max_attempts else State.READY
             self.finished.append(Finished(claim, photo, state=state, error=str(error)))
-        elif isinstance(error, ModelFaultError):
+        elif isinstance(error, (ModelFaultError, ModelDisconnectedError)):
             self.suspects.append(claim)
 
     def _is_about(self, batch: Batch, error: ModelError) -> bool:
         """Tell whether an error costs the photo an attempt.
 
         What a server fails at may be this photo's doing, or that of another one in the batch, or nobody's: it is
-        asked about each alone. A request it refuses is the photo's doing unless it refuses the canary too.
+        asked about each alone. A connection that breaks, or a request that is refused, is the photo's doing only if
+        the canary fares better.
         """
         match error:
             case ModelFaultError():
                 return batch.is_suspect
+            case ModelDisconnectedError():
+                return batch.is_suspect and self.unavailable is None
             case ModelUnavailableError():
                 return False
             case ModelRejectedError():

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import structlog
 
 from bibwatch import telemetry
+from bibwatch.errors import ConfigurationError, ModelUnavailableError
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.loops import Loop
 from bibwatch.pipeline.batch import Answers, Batch
@@ -55,11 +56,11 @@ class Pipeline(Loop):
         self._reread = reread
         self._news = news
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        abreast = max(model.stage.concurrent_calls for model in relay.models)
+        abreast = sum(model.stage.concurrent_calls for model in relay.models)
         self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
         self._flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, ...]] = set()
         self._ready_since: float | None = None
         self._stopped_at: float | None = None
 
@@ -95,7 +96,7 @@ class Pipeline(Loop):
         """Start a batch if there is a model for it, and enough photos, or they have waited long enough."""
         ready = self.insist(self._ledger.ready)
         telemetry.READY_FILES.set(ready)
-        model = self._model()
+        model = self._model(needed=ready > 0)
         if ready == 0 or model is None or not self._has_room(model):
             self._ready_since = None
             return False
@@ -112,11 +113,12 @@ class Pipeline(Loop):
     def _has_room(self, model: Model) -> bool:
         """Tell whether another batch may be under way: one more than the model reads, none beside a suspect."""
         alone = any(batch.is_suspect for batch in self._flight)
-        return not alone and len(self._flight) <= model.stage.concurrent_calls
+        its = sum(batch.model is model for batch in self._flight)
+        return not alone and its <= model.stage.concurrent_calls
 
-    def _model(self) -> Model | None:
+    def _model(self, *, needed: bool) -> Model | None:
         before = self._relay.last
-        model = self._relay.current()
+        model = self._relay.current(needed=needed)
         if self._reread and model is self._relay.preferred and before is not model:
             self._read_again()
         return model
@@ -151,7 +153,11 @@ class Pipeline(Loop):
                 answers.finished.append(result)
             else:
                 photos.append((claim, result))
-        outcomes = self._outcomes(batch.model, {photo.sha256: photo for _, photo in photos})
+        try:
+            outcomes = self._outcomes(batch.model, {photo.sha256: photo for _, photo in photos})
+        except ConfigurationError as exc:  # an engine that died, and cannot be started again
+            answers.unavailable = ModelUnavailableError(str(exc))
+            return answers
         answers.unavailable = batch.model.trouble(outcomes.values(), ask=not self.stop.is_set())
         for claim, photo in photos:
             if photo.sha256 in outcomes:
@@ -205,7 +211,9 @@ class Pipeline(Loop):
         left = [claim for claim in batch.claims if claim.id not in kept]
         self._release(left)
         self._release(answers.suspects, suspect=True)
-        if answers.unavailable:
+        if any(item.outcome for item in answers.finished):
+            batch.model.succeed()
+        if answers.unavailable and batch.model.error is None:  # of several batches one is enough to tell
             batch.model.fail(answers.unavailable)
         elif self._reread and batch.model is not self._relay.preferred and self._relay.preferred.error is None:
             self._read_again()  # it was still under way when the preferred model came back
@@ -230,17 +238,17 @@ class Pipeline(Loop):
         telemetry.BATCH_SECONDS.observe(seconds)
         for item in answers.finished:
             telemetry.FINISHED.labels(item.state).inc()
-            if item.error and self._is_news(item.claim.path, item.error):
+            if item.error and self._is_news(item.claim.path, item.state, item.error):
                 log.warning(f"photo.{item.state}", camera=item.claim.camera, path=item.claim.path, error=item.error)
         read = [item for item in answers.finished if item.photo]
         bibs = sum(len(item.outcome.readings) for item in read if item.outcome)
         if read:
             log.info("batch.done", photos=len(read), bibs=bibs, seconds=round(seconds, 2), preset=batch.model.preset)
 
-    def _is_news(self, path: str, error: str) -> bool:
+    def _is_news(self, *trouble: str) -> bool:
         """Tell whether this trouble has not been told yet; a file may be tried again for hours."""
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
-        known = (path, error) in self._told
-        self._told.add((path, error))
+        known = trouble in self._told
+        self._told.add(trouble)
         return not known

@@ -6,9 +6,10 @@ photo. Does not know photos or the ledger.
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +19,9 @@ from bibwatch import telemetry
 from bibwatch.errors import (
     BibwatchError,
     ModelBusyError,
+    ModelDisconnectedError,
     ModelError,
+    ModelFaultError,
     ModelRejectedError,
     ModelUnavailableError,
     one_line,
@@ -29,7 +32,10 @@ from bibwatch.store.records import Reader
 log = structlog.get_logger()
 
 _ALARMING = (ModelUnavailableError, ModelRejectedError)  # what may be the model's trouble and not the photo's
+_AVAILABLE = "model.available"
 _LONGEST_PAUSE = 30.0  # seconds between two canaries
+_START_SECONDS = 20.0  # that a server may take for its first answer before the folders are watched
+_TICK_SECONDS = 0.02
 _LONGEST_PATIENCE = 300.0  # seconds, of those that a busy server asks for
 
 
@@ -45,15 +51,15 @@ class Model:
         self.error: BaseException | None = ModelUnavailableError(f"{self.preset} is not loaded yet")
         self.since: float | None = None
         self._failures = 0
-        self._told: set[type[BaseException]] = set()
+        self._told: set[str] = set()  # since a photo was last answered
         self._next = 0.0  # when the next canary is due
         self._canary: Future[None] | None = None
 
     def fail(self, error: BaseException) -> None:
         """Take note that it cannot be asked; tell each kind of reason once."""
-        if type(error) not in self._told:
+        if type(error).__name__ not in self._told:
             log.error("model.unavailable", preset=self.preset, error=one_line(error, 500))
-            self._told.add(type(error))
+            self._told.add(type(error).__name__)
         self.since = self.since or time.monotonic()
         self.error = error
         self._failures += 1
@@ -63,22 +69,27 @@ class Model:
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(0)
 
     def recover(self) -> None:
-        """Take note that it can be asked."""
-        if self.since is not None:
-            log.info("model.available", preset=self.preset, away_seconds=round(time.monotonic() - self.since, 1))
-        self.error = self.since = None
+        """Take note that a canary was answered: photos may be tried again."""
+        if self.since is not None and _AVAILABLE not in self._told:
+            log.info(_AVAILABLE, preset=self.preset, away_seconds=round(time.monotonic() - self.since, 1))
+            self._told.add(_AVAILABLE)
+        self.error = None
+        telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
+
+    def succeed(self) -> None:
+        """Take note that a photo was answered: all is well. A server may answer canaries and nothing else."""
+        self.since = None
         self._failures = 0
         self._told.clear()
-        telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
 
     def trouble(self, outcomes: Iterable[Outcome | None], *, ask: bool) -> ModelError | None:
         """Tell from a batch's outcomes why the model cannot be asked, if it cannot; if in doubt `ask` a canary.
 
         May be called from any thread.
         """
-        errors = (outcome.error for outcome in outcomes if outcome)
+        errors = [outcome.error for outcome in outcomes if outcome]
         doubt = next((error for error in errors if isinstance(error, _ALARMING)), None)
-        if doubt is None or not ask:
+        if doubt is None or not ask or self.error or isinstance(doubt, ModelBusyError):
             return doubt
         try:
             self.stage.warm_up()
@@ -86,7 +97,9 @@ class Model:
             return exc
         except BibwatchError as exc:  # an engine that died and does not start again, say
             return ModelUnavailableError(str(exc))
-        return None
+        # What the photos may be to blame for is settled by reading them alone, or counting attempts; all else waits.
+        settled = isinstance(doubt, (ModelFaultError, ModelDisconnectedError, ModelRejectedError))
+        return None if settled or not all(errors) else doubt
 
     @property
     def is_being_tried(self) -> bool:
@@ -131,29 +144,40 @@ class Relay:
     @property
     def waiting_seconds(self) -> float:
         """For how long no model could be asked, beyond the time the preferred one is given to come back."""
-        if self._waiting_since is None:
-            return 0.0
+        since = self._waiting_since  # another thread may change it
         given = self._after if len(self.models) > 1 else 0.0
-        return max(0.0, time.monotonic() - self._waiting_since - given)
+        return max(0.0, time.monotonic() - since - given) if since is not None else 0.0
 
-    def start(self) -> None:
-        """Load the preferred model and let it answer once. Raises ConfigurationError if this machine cannot run it."""
+    def start(self, stopped: Callable[[], bool]) -> None:
+        """Load the preferred model and let it answer once, unless `stopped` says that nobody waits any longer.
+
+        A server may take long to answer, or not be there yet: photos wait in the ledger. Raises ConfigurationError if
+        this machine cannot run the model, or cannot ask one on a server that it may have to fall back to.
+        """
         start = time.monotonic()
-        try:
-            self.preferred.stage.warm_up()
-        except _ALARMING as exc:
-            self.preferred.fail(exc)  # a server that is not there yet, say: photos wait in the ledger
-        else:
-            self.preferred.recover()
+        for model in self.models[1:]:
+            if model.stage.concurrent_calls > 1:
+                model.stage.runtime.load()
+        self.preferred.stage.load()
+        patience = _START_SECONDS if self.preferred.stage.concurrent_calls > 1 else math.inf
+        while not self.preferred.look(self._canaries) and self.preferred.since is None:
+            if stopped() or time.monotonic() - start > patience:
+                return
+            time.sleep(_TICK_SECONDS)
+        if self.preferred.error is None:
             log.info("model.ready", preset=self.preferred.preset, seconds=round(time.monotonic() - start, 2))
+        elif not isinstance(self.preferred.error, _ALARMING):
+            raise self.preferred.error
 
     def readers(self, model: Model) -> list[Reader]:
         """Return whose results count when a model is to read: those of a fallback do not count for its betters."""
         return [each.reader for each in self.models[: self.models.index(model) + 1]]
 
-    def current(self) -> Model | None:
-        """Return the model to ask next; None while photos must wait."""
-        model = self._choose()
+    def current(self, *, needed: bool = True) -> Model | None:
+        """Return the model to ask next; None while photos must wait. Where none do (not `needed`), none is loaded."""
+        model = self._choose(needed)
+        if model is None and not needed:
+            return None
         if model is None:
             self._waiting_since = self._waiting_since or time.monotonic()
             return None
@@ -169,11 +193,11 @@ class Relay:
         for model in self.models:
             model.stage.close()
 
-    def _choose(self) -> Model | None:
+    def _choose(self, needed: bool) -> Model | None:  # noqa: FBT001
         preferred, *fallbacks = self.models
         if preferred.look(self._canaries):
             return preferred
-        if time.monotonic() - (preferred.since or 0.0) < self._after:
+        if not needed or time.monotonic() - (preferred.since or 0.0) < self._after:
             return None
         # The next in line is loaded only now. While it loads, one further back may read already.
         return next((model for model in fallbacks if model.look(self._canaries)), None)

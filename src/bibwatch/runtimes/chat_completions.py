@@ -24,6 +24,7 @@ from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 from bibwatch.errors import (
     ConfigurationError,
     ModelBusyError,
+    ModelDisconnectedError,
     ModelError,
     ModelFaultError,
     ModelNotServedError,
@@ -206,8 +207,10 @@ class ChatServer:
             raise ModelUnreachableError(f"{self._where} cannot be reached ({self._said(exc)}{hint})") from exc
         except httpx.DecodingError as exc:
             raise ModelFaultError(f"{self._where}: the answer cannot be unpacked ({self._said(exc)})") from exc
-        except (httpx.HTTPError, RuntimeError) as exc:  # RuntimeError: the client was closed meanwhile
-            raise ModelUnreachableError(f"{self._where}: the connection broke ({self._said(exc)})") from exc
+        except RuntimeError as exc:  # the client was closed meanwhile
+            raise ModelUnreachableError(f"{self._where}: the connection was closed ({self._said(exc)})") from exc
+        except httpx.HTTPError as exc:
+            raise ModelDisconnectedError(f"{self._where}: the connection broke ({self._said(exc)})") from exc
 
     def _reply(self, body: bytes, most_tokens: int) -> Reply:
         try:

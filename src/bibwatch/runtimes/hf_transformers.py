@@ -56,6 +56,11 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         self._forms: Forms | None = None
         self._most = options.batch_size  # pictures that the device's memory holds at once, as far as is known
 
+    @property
+    def loaded(self) -> HfModel | None:
+        """Model and processor, while they are there."""
+        return self._loaded
+
     def load(self) -> None:
         with self._loading:
             if self._loaded is None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -92,7 +92,7 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
     }
 
     kind: Literal["vision_openailike_api"] = "vision_openailike_api"
-    api_url: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    api_url: str | tuple[str, ...] = Field(
         description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is taken as it is. A list of "
         "them: servers with the same model, of which the least busy is asked."
     )
@@ -103,8 +103,8 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
     ca_file: Path | None = Field(
         default=None, description="File with the certificates (PEM) to trust, for a server with one of your own."
     )
-    timeout_seconds: float = Field(default=60, gt=0, description="Seconds an answer may take.")
-    connect_seconds: float = Field(default=5, gt=0, description="Seconds a connection may take.")
+    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Seconds an answer may take.")
+    connect_seconds: float = Field(default=5, gt=0, le=86400, description="Seconds a connection may take.")
     concurrency: int = Field(default=8, ge=1, le=256, description="Requests under way at once, at each server.")
     retries: int = Field(
         default=2,
@@ -130,9 +130,11 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
     def _are_urls(cls, api_url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         urls = (api_url,) if isinstance(api_url, str) else api_url
         for url in urls:
-            _check(url)
-        if twice := [url for url in urls if urls.count(url) > 1]:
-            raise ValueError(f"{twice[0]} is named twice")
+            _check_url(url)
+        if not urls:
+            raise ValueError("the list names no server")
+        if len({Address(url).service("") for url in urls}) < len(urls):
+            raise ValueError("the same server is named twice")
         return api_url
 
     @field_validator("extra_body")
@@ -340,7 +342,7 @@ def _data_url(image: Image.Image, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _check(url: str) -> None:
+def _check_url(url: str) -> None:
     """Raise ValueError for what is no address of a server."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:

@@ -11,21 +11,27 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
+import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
 
 from bibwatch.errors import (
     ModelBusyError,
+    ModelError,
     ModelNotServedError,
+    ModelRejectedError,
     ModelTimeoutError,
     ModelUnavailableError,
     ModelUnreachableError,
+    one_line,
 )
 from bibwatch.runtimes.chat_completions import ChatServer, Reply
 
+log = structlog.get_logger()
+
 _FIRST_PAUSE = 0.25  # seconds before a second try; each further one waits twice as long
 _LONGEST_PAUSE = 5.0  # a server that asks for more patience than that has the photo wait in the ledger
-_ALL = 1_000_000  # of those who wait
 _LONGEST_REST = 30.0  # seconds a server that failed is left alone while there are others
 
 
@@ -42,7 +48,7 @@ class _Member:
         return not self.failures or (not self.asked and time.monotonic() >= self.rests_until)
 
 
-_Failed = dict[_Member, ModelUnavailableError]  # at one request: each server's last error
+_Failed = dict[_Member, ModelError]  # at one request: each server's last error
 
 
 class Servers:
@@ -63,18 +69,25 @@ class Servers:
         def once() -> Reply:
             member = self._take(failed)
             held = True
-            error: ModelUnavailableError | None = None
+            error: ModelError | None = None
             try:
                 answer = member.server.send(body)
-                if (
-                    not member.failures
-                ):  # the next request is ready to go; it need not wait till this one is looked into
+                # The next request is ready to go; it need not wait till this answer is looked into.
+                if answer.status == HTTPStatus.OK and not member.failures:
                     held = False
                     self._give_back(member)
-                return member.server.read(answer, most_tokens)
+                reply = member.server.read(answer, most_tokens)
+            except ModelRejectedError as exc:
+                failed[member] = exc  # whose fault it is shows when another server is asked
+                raise
             except ModelUnavailableError as exc:
                 error = failed[member] = exc
                 raise
+            else:
+                for refused_by, refusal in failed.items():
+                    if isinstance(refusal, ModelRejectedError):
+                        self._learn(refused_by, refusal)
+                return reply
             finally:
                 self._learn(member, error)
                 if held:
@@ -110,13 +123,19 @@ class Servers:
     def _give_back(self, member: _Member) -> None:
         with self._changed:
             member.asked -= 1
-            # With one server, whoever waits can use the place; with several it may suit only some.
-            self._changed.notify(1 if len(self._members) == 1 else _ALL)
+            if len(self._members) == 1:
+                self._changed.notify()  # whoever it is can use the place
+            else:
+                self._changed.notify_all()
 
-    def _learn(self, member: _Member, error: ModelUnavailableError | None) -> None:
-        """Take note of how a server is."""
+    def _learn(self, member: _Member, error: ModelError | None) -> None:
+        """Take note of how a server is; of several, tell once that one fails, and that it no longer does."""
         with self._changed:
             changed = bool(member.failures) or error is not None
+            if len(self._members) > 1 and error and not member.failures:
+                log.warning("server.unavailable", server=member.server.place, error=one_line(error, 500))
+            if len(self._members) > 1 and member.failures and not error:
+                log.info("server.available", server=member.server.place)
             member.failures = member.failures + 1 if error else 0
             if error:
                 rest = min(_LONGEST_REST, 2.0 ** min(member.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
@@ -136,7 +155,7 @@ class Servers:
 
     def _is_worth_another_try(self, error: BaseException, failed: _Failed) -> bool:
         """Tell whether the same request may get an answer soon: from another server, or from one that was hasty."""
-        if not isinstance(error, ModelUnavailableError) or self._closed.is_set():
+        if not isinstance(error, (ModelUnavailableError, ModelRejectedError)) or self._closed.is_set():
             return False
         return self._has_another(failed) or any(map(_may_pass, failed.values()))
 
@@ -152,9 +171,12 @@ class Servers:
         return max(pause * random.uniform(0.5, 1), patience)  # noqa: S311  # no secret
 
 
-def _may_pass(error: ModelUnavailableError | None) -> bool:
+def _may_pass(error: ModelError | None) -> bool:
     """Tell whether the same server may answer the same request soon. One that took all its time had its try."""
-    return not isinstance(error, (ModelNotServedError, ModelTimeoutError)) and _patience(error) <= _LONGEST_PAUSE
+    return (
+        not isinstance(error, (ModelNotServedError, ModelTimeoutError, ModelRejectedError))
+        and _patience(error) <= _LONGEST_PAUSE
+    )
 
 
 def _patience(error: BaseException | None) -> float:

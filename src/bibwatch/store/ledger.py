@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, not_, or_, select, update
+from sqlalchemy import Connection, RowMapping, String, and_, bindparam, case, func, not_, or_, select, update
 
 from bibwatch.files import Stat
 from bibwatch.states import State
@@ -222,11 +222,18 @@ _STILL = and_(
     files.c.ctime_ns == bindparam("same_ctime"),
 )
 _DONE: dict[str, Any] = {"priority": bindparam("new_priority"), "updated_at": bindparam("now")}
+_FAILED_BUT_READ = and_(bindparam("new_state", type_=String) == State.FAILED, results.was_read())
 # A file that changed meanwhile has its own new state by now; the image read is recorded all the same.
 _READ = (
     update(files)
     .where(_STILL)
-    .values(state=bindparam("new_state"), error=bindparam("new_error"), image_id=bindparam("image"), **_DONE)
+    .values(
+        # What another model has read, and this one fails on, has been read.
+        state=case((_FAILED_BUT_READ, State.DONE), else_=bindparam("new_state")),
+        error=case((_FAILED_BUT_READ, None), else_=bindparam("new_error")),
+        image_id=bindparam("image"),
+        **_DONE,
+    )
 )
 # What was read before, and has gone or gone bad since, stays what it was.
 _UNREAD = (

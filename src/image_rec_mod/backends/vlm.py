@@ -218,7 +218,7 @@ class _OfTheRuntime:
         self._name = name
 
     def __get__(self, extractor: StageExtractor | None, owner: type) -> Any:
-        return getattr(getattr(extractor and extractor.stage.runtime, "_loaded", None), self._name, None)
+        return getattr(getattr(extractor and extractor.stage.runtime, "loaded", None), self._name, None)
 
 
 class _LocalFamilyExtractor(StageExtractor, LocalVLMExtractor):
