@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bibwatch.errors import BibwatchError, ModelBusyError, ModelFaultError, ModelNotServedError
+from bibwatch.errors import BibwatchError, ModelBusyError, ModelFaultError, ModelNotServedError, ModelTimeoutError
 from bibwatch.registry import Registry
 from bibwatch.runtimes.openai_like import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.stages.base import Stage, StageOptions
@@ -70,6 +70,8 @@ def _server(runtime: VisionOpenAILikeApi, address: Address) -> str:
     name = runtime.options.model_name
     try:
         models = runtime.models(address)
+    except ModelTimeoutError:
+        raise
     except (ModelNotServedError, ModelFaultError, ModelBusyError) as exc:
         return f"answers, but lists no models ({exc})"
     return f"lists {name}" if name in models else f"answers, but does not list {name}; it lists: {', '.join(models)}"

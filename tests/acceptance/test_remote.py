@@ -87,7 +87,7 @@ def test_a_fallback_reads_meanwhile_and_the_preferred_model_reads_again(remote: 
     assert remote.query("SELECT DISTINCT bib FROM bib_results WHERE preset = 'remote'") == [("999",)]
 
 
-def test_once_gives_up_only_when_the_fallback_cannot_read_either(remote: Site, server: Server) -> None:
+def test_once_reads_with_the_fallback_what_the_server_fails_at(remote: Site, server: Server) -> None:
     server.answer = lambda _: error(500)
     done = remote.bibwatch("run", "--once", BIBWATCH_FALLBACK_PRESETS='["rapidocr"]', BIBWATCH_FALLBACK_AFTER="0")
     assert done.returncode == 0, done.stderr
@@ -169,6 +169,17 @@ def test_check_tells_what_is_wrong_in_words(remote: Site, server: Server) -> Non
     gone = remote.bibwatch("check")
     assert gone.returncode == 1
     assert "cannot be reached" in gone.stdout
+
+
+def test_check_calls_a_server_that_hangs_wrong_at_once(remote: Site, server: Server) -> None:
+    hang = threading.Event()
+    server.answer = lambda _: (hang.wait(60), bib())[1]
+    done = remote.bibwatch("check", "--json", BIBWATCH_PRESETS=preset(server, timeout_seconds=0.5))
+    hang.set()
+    assert done.returncode == 1
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["step"], last["wrong"]) == ("server", True)
+    assert "no whole reply within timeout_seconds = 0.5" in last["says"]
 
 
 def test_check_looks_at_each_server_and_each_fallback(remote: Site, server: Server) -> None:

@@ -39,8 +39,8 @@ def trained(serving: Callable[..., Any], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def runtime(trained: Any) -> Iterator[VisionOpenAILikeApi]:
     options = {"name": "trained", "api_url": trained.url, "model_name": "tiny", "max_new_tokens": 32}
-    with VisionOpenAILikeApi(VisionOpenAILikeApiOptions.model_validate(options | {"batch_size": 64})) as runtime:
-        runtime.options = runtime.options.model_copy(update={"concurrency": 8})
+    at_once = {"batch_size": 64, "concurrency": 64}
+    with VisionOpenAILikeApi(VisionOpenAILikeApiOptions.model_validate(options | at_once)) as runtime:
         yield runtime
 
 

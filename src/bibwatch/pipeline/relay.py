@@ -175,11 +175,10 @@ class Relay:
 
     def current(self, *, needed: bool = True) -> Model | None:
         """Return the model to ask next; None while photos must wait. Where none do (not `needed`), none is loaded."""
-        model = self._choose(needed)
-        if model is None and not needed:
-            return None
+        model = self._choose(needed=needed)
         if model is None:
-            self._waiting_since = self._waiting_since or time.monotonic()
+            if needed:
+                self._waiting_since = self._waiting_since or time.monotonic()
             return None
         self._waiting_since = None
         if model is not self.last:
@@ -193,7 +192,7 @@ class Relay:
         for model in self.models:
             model.stage.close()
 
-    def _choose(self, needed: bool) -> Model | None:  # noqa: FBT001
+    def _choose(self, *, needed: bool) -> Model | None:
         preferred, *fallbacks = self.models
         if preferred.look(self._canaries):
             return preferred
