@@ -195,7 +195,7 @@ class TestLoading:
         )
         with pytest.raises(ConfigurationError, match="hf download HuggingFaceTB/SmolVLM-Instruct --revision no-such"):
             VisionHfTransformers(absent).load()
-        with pytest.raises(ConfigurationError, match="there is no folder .*nowhere"):
+        with pytest.raises(ConfigurationError, match=r"there is no folder .*nowhere"):
             VisionHfTransformers(options(tmp_path / "nowhere")).load()
 
     def test_a_folder_without_weights_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
