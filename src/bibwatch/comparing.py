@@ -96,27 +96,54 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def read_labels(path: Path) -> dict[str, frozenset[str]]:
-    """Read which bibs are in which file: CSV with the columns `file` and `bibs`, bibs separated by spaces.
+def read_labels(path: Path, photos: Collection[str]) -> dict[str, frozenset[str]]:
+    """Read which bibs are in which of the photos: CSV with the columns `file` and `bibs`, bibs separated by spaces.
 
-    Raises BibwatchError.
+    A file is the photo of the same path, as it is given or from the CSV's folder. Where that is true of no file of a
+    name, the name alone tells. Raises BibwatchError, also where that may be one file or another.
     """
+    rows = _rows(path)
+    files = {_absolute(path.parent / file): file for file in rows} | {_absolute(file): file for file in rows}
+    found = {photo: files[_absolute(photo)] for photo in photos if _absolute(photo) in files}
+    by_name, known = _by_name(rows), _by_name(found)
+    for name, alike in _by_name(photo for photo in photos if photo not in found).items():
+        if name in known or name not in by_name:
+            continue
+        for one, *others in (by_name[name], alike):
+            if others:
+                raise BibwatchError(f"{path}: {name} may be {one} or {others[0]}; write there which, by its path")
+        found[alike[0]] = by_name[name][0]
+    return {photo: rows[file] for photo, file in found.items()}
+
+
+def _rows(path: Path) -> dict[str, frozenset[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             table = csv.DictReader(lines)
             if not {"file", "bibs"} <= set(table.fieldnames or ()):
                 raise BibwatchError(f"{path}: the first line must name the columns file and bibs: file,bibs")
-            return {Path(row["file"] or "").name: frozenset((row["bibs"] or "").upper().split()) for row in table}
+            return {row["file"] or "": frozenset((row["bibs"] or "").upper().split()) for row in table}
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise BibwatchError(f"{path} cannot be read as labels: {one_line(exc)}") from exc
 
 
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # `..` is taken out, links are kept as written
+
+
+def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(Path(path).name, []).append(path)
+    return found
+
+
 def score(trial: Trial, labels: Mapping[str, frozenset[str]]) -> Score:
-    """Compare what was read with the labels, by the files' names; a photo that failed has no bibs."""
+    """Compare what was read with the labels of the photos; a photo that failed has no bibs."""
     pairs = [
-        (labels[Path(path).name], frozenset(answer.found), answer.error is None)
+        (labels[path], frozenset(answer.found), answer.error is None)
         for path, answer in trial.answers.items()
-        if Path(path).name in labels and not answer.unreadable
+        if path in labels and not answer.unreadable
     ]
     return Score(
         photos=len(pairs),

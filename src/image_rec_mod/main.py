@@ -9,6 +9,7 @@ import threading
 
 from bibwatch.runtimes.hf_transformers import VisionHfTransformersOptions
 from bibwatch.runtimes.openai_like import VisionOpenAILikeApiOptions
+from bibwatch.wording import alike
 from image_rec_mod.backends.vlm import (
     ImageScaler,
     LocalQwenExtractor,
@@ -25,31 +26,25 @@ _LOCAL = {
     "smol-inline-cpu": LocalSmolVLMExtractor,
     "smol-inline-gpu": LocalSmolVLMExtractor,
 }
-Key = str | tuple[str, int | None, int | None]  # a name, or a name and a scale
 
 # An extractor of your own is registered by putting it here.
-_EXTRACTOR_CACHE: dict[Key, VLMExtractor] = {}
-_ONE_AT_A_TIME = threading.RLock()
+_EXTRACTOR_CACHE: dict[str, VLMExtractor] = {}
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def get_extractor(extractor_name: str, scale_width: int | None = None, scale_height: int | None = None) -> VLMExtractor:
     """Return the extractor of a name, always the same one; scaled ones share its model. Nothing is loaded yet.
 
-    Raises ConfigurationError for an unknown name, and for a preset that cannot read bibs.
+    Raises ConfigurationError for an unknown name, a preset that cannot read bibs, and a scale of nothing.
     """
     with _ONE_AT_A_TIME:
-        if scale_width is None and scale_height is None:
-            if extractor_name not in _EXTRACTOR_CACHE:
-                _EXTRACTOR_CACHE[extractor_name] = _of_preset(extractor_name)
-            return _EXTRACTOR_CACHE[extractor_name]
-        key = (extractor_name, scale_width, scale_height)
-        if key not in _EXTRACTOR_CACHE:
-            scaler = ImageScaler(scale_width, scale_height)
-            plain = get_extractor(extractor_name)
-            if not isinstance(plain, StageExtractor):
-                plain.load()  # what its hooks load is then shared
-            _EXTRACTOR_CACHE[key] = plain.with_scaler(scaler)
-        return _EXTRACTOR_CACHE[key]
+        name = next((kept for kept in _EXTRACTOR_CACHE if alike(kept, extractor_name)), extractor_name)
+        if name not in _EXTRACTOR_CACHE:
+            _EXTRACTOR_CACHE[name] = _of_preset(name)
+        plain = _EXTRACTOR_CACHE[name]
+    if scale_width is None and scale_height is None:
+        return plain
+    return plain.with_scaler(ImageScaler(scale_width, scale_height))
 
 
 def _of_preset(name: str) -> VLMExtractor:

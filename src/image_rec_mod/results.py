@@ -31,6 +31,13 @@ def error_of(exc: Exception) -> Result:
     return {"error": reason(exc)}
 
 
+def checked(result: object) -> Result:
+    """Return what a hook returned, if it is a result. Raises TypeError."""
+    if not (isinstance(result, dict) and {"bib", "error"} & result.keys()):
+        raise TypeError(f"_process_image must return a dict with `bib` or `error`, not {result!r}")
+    return result
+
+
 def _plain(bib: str) -> int | str:
     """Return a number as a number, if nothing is lost by it: `256`, but `"0042"` and `"M101"`."""
     return int(bib) if bib.isdigit() and str(int(bib)) == bib else bib

@@ -240,23 +240,55 @@ def test_labels_that_are_none_are_told(tmp_path: Path, content: bytes | None, me
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(BibwatchError, match=message):
-        read_labels(path)
+        read_labels(path, ["a.jpg"])
 
 
-def test_labels_name_files_by_name_and_may_have_no_bibs(tmp_path: Path) -> None:
+def test_labels_name_files_and_may_have_no_bibs(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text("\ufeffbibs,file\nm101  12,a/one.jpg\n,two.jpg\n", encoding="utf-8")
-    assert read_labels(path) == {"one.jpg": {"M101", "12"}, "two.jpg": set()}
+    path.write_text("\ufeffbibs,file\nm101  12,one.jpg\n,two.jpg\n3,three.jpg\n", encoding="utf-8")
+    assert read_labels(path, ["x/one.jpg", "two.jpg", "four.jpg"]) == {"x/one.jpg": {"M101", "12"}, "two.jpg": set()}
+
+
+@pytest.mark.parametrize(
+    ("files", "photos", "found"),
+    [
+        (["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "./b/1.jpg"], ["a/1.jpg", "b/1.jpg"]),  # as given
+        (["a/1.jpg", "b/1.jpg"], ["lists/b/1.jpg", "lists/a/1.jpg"], ["b/1.jpg", "a/1.jpg"]),  # from the CSV's folder
+        (["../a/1.jpg", "../b/1.jpg"], ["b/1.jpg", "{}/a/1.jpg"], ["../b/1.jpg", "../a/1.jpg"]),
+        (["1.jpg", "a/1.jpg"], ["lists/a/1.jpg", "1.jpg"], ["a/1.jpg", "1.jpg"]),
+        (["lists/1.jpg", "1.jpg"], ["lists/1.jpg"], ["lists/1.jpg"]),  # as given comes first
+        (["old/1.jpg", "2.jpg"], ["new/1.jpg", "new/2.jpg"], ["old/1.jpg", "2.jpg"]),  # by the name alone
+        (["a/1.jpg"], ["b/1.jpg", "a/1.jpg"], [None, "a/1.jpg"]),  # that label is another photo's
+        (["a/1.jpg", "b/1.jpg"], ["c/1.jpg", "a/1.jpg"], [None, "a/1.jpg"]),
+        (["a/1.jpg", "b/1.jpg"], ["c/1.jpg"], "1.jpg may be a/1.jpg or b/1.jpg; "),
+        (["1.jpg"], ["c/1.jpg", "2.jpg", "d/1.jpg"], "1.jpg may be c/1.jpg or d/1.jpg; "),
+        (["1.jpg"], ["c/2.jpg", "d/2.jpg"], [None, None]),
+    ],
+)
+def test_a_label_is_of_the_photo_of_its_path_then_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], photos: list[str], found: list[str | None] | str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lists").mkdir()
+    path = Path("lists", "labels.csv")
+    path.write_text("file,bibs\n" + "".join(f"{file},{file}\n" for file in files))  # each label says whose it is
+    photos = [photo.format(tmp_path) for photo in photos]
+    if isinstance(found, str):
+        with pytest.raises(BibwatchError, match=f"^lists/labels.csv: {found}"):
+            read_labels(path, photos)
+        return
+    expected = {photo: {file.upper()} for photo, file in zip(photos, found, strict=True) if file}
+    assert read_labels(path, photos) == expected
 
 
 def test_the_score_by_hand() -> None:
     labels = {"a": frozenset({"1", "2"}), "b": frozenset[str](), "c": frozenset({"3"}), "d": frozenset({"4"})}
     answers = {
-        "x/a": Answer(found=("1", "9")),
-        "x/b": Answer(),
-        "x/c": Answer(error="no sense"),
-        "x/d": Answer(error="no photo", unreadable=True),
-        "x/unlabelled": Answer(found=("5",)),
+        "a": Answer(found=("1", "9")),
+        "b": Answer(),
+        "c": Answer(error="no sense"),
+        "d": Answer(error="no photo", unreadable=True),
+        "x/a": Answer(found=("5",)),
     }
     found = score(Trial("p", answers=answers), labels)
     assert (found.photos, found.exact, found.right, found.wrong, found.labelled) == (3, 1, 1, 1, 3)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +50,7 @@ kind = "vision_ocr"
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No extractor, configuration or temporary file of another test."""
-    kept: dict[main.Key, VLMExtractor] = {}
+    kept: dict[str, VLMExtractor] = {}
     monkeypatch.setattr(main, "_EXTRACTOR_CACHE", kept)
     (tmp_path / "here").mkdir()
     (tmp_path / "temporary").mkdir()
@@ -136,7 +138,6 @@ class TestNames:
         first = get_extractor("rapidocr")
         assert get_extractor("rapidocr") is first
         scaled = get_extractor("rapidocr", scale_width=800, scale_height=600)
-        assert get_extractor("rapidocr", 800, 600) is scaled
         assert scaled is not first
         assert isinstance(first, StageExtractor)
         assert isinstance(scaled, StageExtractor)
@@ -174,6 +175,13 @@ class TestNames:
         assert type(get_extractor("qwen-vllm")) is RemoteVLLMExtractor
         assert type(get_extractor("smolvlm-256m")) is StageExtractor
 
+    @pytest.mark.parametrize("names", [("qwen_inline_gpu", "qwen-inline-gpu"), ("qwen-inline-gpu", "qwen_inline_gpu")])
+    def test_dashes_and_underscores_are_alike(self, names: tuple[str, str], fake: FakeExtractor) -> None:
+        one, other = map(get_extractor, names)
+        assert one is other
+        main._EXTRACTOR_CACHE["new_model"] = fake
+        assert get_extractor("new-model") is fake
+
     def test_an_unknown_name_names_the_nearest(self) -> None:
         for scale in ({}, {"scale_width": 800}):
             with pytest.raises(
@@ -191,6 +199,24 @@ class TestNames:
         assert get_extractor("newmodel-inline-cpu", scale_width=300).extract(photos[0])["bib"] == 300
         assert fake.extract(photos[0])["bib"] == 600
         assert fake.loads == 1
+
+    @pytest.mark.parametrize("by_scaled", [True, False])
+    def test_a_scaled_one_of_your_own_holds_no_model_that_was_let_go(
+        self, fake: FakeExtractor, photos: list[str], *, by_scaled: bool
+    ) -> None:
+        main._EXTRACTOR_CACHE["own"] = fake
+        scaled = get_extractor("own", scale_width=300)
+        assert fake.loads == 0, "nothing is loaded yet"
+        assert isinstance(scaled, FakeExtractor)
+        assert scaled.extract(photos[0])["bib"] == 300
+        model = weakref.ref(fake.model)
+        (scaled if by_scaled else fake).close()
+        assert scaled.model is fake.model is None
+        gc.collect()
+        assert model() is None
+        assert scaled.extract(photos[0])["bib"] == 300
+        assert fake.extract(photos[0])["bib"] == 600
+        assert fake.loads == 2
 
 
 class TestMadeDirectly:
@@ -222,14 +248,14 @@ class TestMadeDirectly:
     def test_their_model_is_the_runtimes_own(self, kind: type[LocalQwenExtractor | LocalSmolVLMExtractor]) -> None:
         extractor: Any = kind("/srv/model")
         scaled = extractor.with_scaler(ImageScaler(300))
-        assert (extractor.model, extractor.processor) == (None, None)
-        extractor.stage.runtime._loaded = SimpleNamespace(model="a model", processor="its processor")
+        assert (extractor.model, extractor.processor, extractor.device) == (None, None, None)
+        extractor.stage.runtime._loaded = SimpleNamespace(model="a model", processor="its processor", device="cuda:0")
         for each in (extractor, scaled):
-            assert (each.model, each.processor) == ("a model", "its processor")
-        extractor.stage.runtime._loaded = SimpleNamespace(model="on the CPU", processor="its processor")
-        assert scaled.model == "on the CPU"
+            assert (each.model, each.processor, each.device) == ("a model", "its processor", "cuda:0")
+        extractor.stage.runtime._loaded = SimpleNamespace(model="another", processor="its processor", device="cpu")
+        assert (scaled.model, scaled.device) == ("another", "cpu"), "it gave way to the CPU"
         extractor.stage.runtime._loaded = None
-        assert (scaled.model, scaled.processor) == (None, None)
+        assert (scaled.model, scaled.processor, scaled.device) == (None, None, None)
 
     @pytest.mark.parametrize("kind", [VLMExtractor, LocalVLMExtractor])
     def test_the_bases_are_abstract(self, kind: type) -> None:
@@ -366,6 +392,25 @@ class TestHooks:
         assert result == {"error": "CUDA out of memory. Tried to allocate 2 GiB"}
         assert not copies[0].exists()
 
+    @pytest.mark.parametrize("answer", [None, "256", 256, {}, [{"bib": 256}], {"number": "256"}])
+    def test_what_is_no_result_is_its_photos_error(self, answer: Any, photos: list[str]) -> None:
+        class Careless(FakeExtractor):
+            def _process_image(self, image_path: str) -> dict[str, Any]:
+                wrong: dict[str, Any] = answer
+                return wrong if image_path == "b.jpg" else super()._process_image(image_path)
+
+        items = Careless("x").extract_multiple_bib_numbers(["a.jpg", "b.jpg", "d.jpg"])
+        wrong = f"_process_image must return a dict with `bib` or `error`, not {answer!r}"
+        assert [item["result"].get("bib") for item in items] == [600, None, 600]
+        assert items[1]["result"] == Careless("x").extract("b.jpg") == {"error": wrong}
+
+    @pytest.mark.parametrize("path", ["c2-123.png", b"c2-123.png", Path("c2-123.png")])
+    @pytest.mark.parametrize("scale", [None, 300])
+    def test_one_path_is_no_list(self, fake: FakeExtractor, path: Any, scale: int | None) -> None:
+        with pytest.raises(TypeError, match=r"^image_paths = .*c2-123\.png.* is one path: pass a list of paths, or "):
+            fake.extract_multiple_bib_numbers(path, scale_width=scale)
+        assert fake.loads == 0
+
     def test_a_model_that_does_not_load_is_one_line(self, photos: list[str]) -> None:
         class Absent(FakeExtractor):
             def _load_model(self) -> None:
@@ -417,6 +462,14 @@ class TestScaling:
             get_extractor("rapidocr", scale_height=0)
         with pytest.raises(ConfigurationError, match="scale_width = -1"):
             ImageScaler(-1)
+
+    @pytest.mark.parametrize("side", ["100", (100, 100), float("nan"), 100j])
+    def test_a_scale_that_is_no_number_is_refused(self, side: Any, fake: FakeExtractor) -> None:
+        told = re.escape(f"scale_width = {side!r} is no number of pixels: give 1 or more, or None")
+        with pytest.raises(ConfigurationError, match=f"^{told}$"):
+            get_extractor("rapidocr", scale_width=side)
+        with pytest.raises(ConfigurationError, match=f"^{told}$"):
+            fake.extract_multiple_bib_numbers(["a.jpg"], scale_width=side)
 
     def test_a_photo_that_fits_is_its_own_copy(self, photos: list[str]) -> None:
         assert ImageScaler(600, 400).scale_file(photos[0]) == photos[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bibwatch.drawing import bib_closeup
 from bibwatch.errors import ConfigurationError
@@ -44,7 +45,7 @@ BIBS = ("256", "47", "803", "19", "664", "310", "92", "585")
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No extractor, configuration or downloaded model of another test."""
-    kept: dict[main.Key, VLMExtractor] = {}
+    kept: dict[str, VLMExtractor] = {}
     monkeypatch.setattr(main, "_EXTRACTOR_CACHE", kept)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
@@ -117,8 +118,12 @@ class TestTrainedModels:
     def test_cuda_that_is_not_there_gives_way_to_the_cpu(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-gpu")
         assert isinstance(extractor, LocalVLMExtractor)
-        assert extractor.device == ("cuda" if torch.cuda.is_available() else "cpu")
-        assert extractor.extract(photos[0]) == get_extractor(f"{family}-inline-cpu").extract(photos[0])
+        with capture_logs() as logs:
+            assert extractor.device is None
+            assert extractor.extract(photos[0]) == get_extractor(f"{family}-inline-cpu").extract(photos[0])
+            there = torch.cuda.is_available()
+            assert extractor.device == ("cuda:0" if there else "cpu")
+        assert [log["event"] for log in logs].count("device.fallback") == (not there), "it is told once"
 
     def test_made_directly_they_read_the_same(self, family: str, photos: list[str]) -> None:
         made = CLASSES[family](str(TRAINED[family]), device="cpu", scaler=ImageScaler(150))
@@ -165,14 +170,14 @@ class TestWithoutTraining:
         configure(monkeypatch, "smol", tiny_vlm)
         extractor = get_extractor("smol-inline-cpu")
         assert isinstance(extractor, LocalSmolVLMExtractor)
-        assert (extractor.model, extractor.processor) == (None, None)
+        assert (extractor.model, extractor.processor, extractor.device) == (None, None, None)
         extractor.load()
         assert type(extractor.model).__name__ == "Idefics3ForConditionalGeneration"
         assert type(extractor.processor).__name__ == "Idefics3Processor"
         assert extractor.model.device.type == extractor.device == "cpu"
         model = weakref.ref(extractor.model)
         extractor.close()
-        assert (extractor.model, extractor.processor) == (None, None)
+        assert (extractor.model, extractor.processor, extractor.device) == (None, None, None)
         gc.collect()
         assert model() is None, "who only asked for it must not keep its memory"
 

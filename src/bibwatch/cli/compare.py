@@ -71,9 +71,9 @@ def command(
 
     if "model_options" in stage_options.given(click.get_current_context()).get(settings.stage, {}):
         raise click.UsageError(f"--preset and the model of stage {settings.stage} are the same option; give presets")
-    labels = comparing.read_labels(labels_file) if labels_file else {}
     paths = tuple(dict.fromkeys(files))
-    if labels_file and not any(Path(path).name in labels for path in paths):
+    labels = comparing.read_labels(labels_file, paths) if labels_file else {}
+    if labels_file and not labels:
         raise click.UsageError(f"--labels {labels_file} names none of the photos")
     trials = [_trial(settings, preset, paths) for preset in dict.fromkeys(presets)]
     ran = [trial for trial in trials if trial.error is None]
@@ -119,8 +119,8 @@ def _records(trials: list[Trial], paths: tuple[str, ...], labels: Labels) -> Ite
     for path in paths if ran else ():
         answers = {trial.preset: trial.answers[path] for trial in ran}
         record: dict[str, Any] = {"path": path}
-        if Path(path).name in labels:
-            record["label"] = sorted(labels[Path(path).name])
+        if path in labels:
+            record["label"] = sorted(labels[path])
         yield record | {
             "found": {preset: list(answer.found) for preset, answer in answers.items() if answer.error is None},
             "errors": {preset: answer.error for preset, answer in answers.items() if answer.error is not None},
@@ -196,7 +196,7 @@ def _print_readings(console: Console, ran: list[Trial], readable: list[str], lab
 
     table = _side_by_side("file", ran, *["label"] * bool(labels))
     for path in readable:
-        known = labels.get(Path(path).name)
+        known = labels.get(path)
         label = [] if not labels else ["" if known is None else " ".join(sorted(known)) or "no bib"]
         answers = [trial.answers[path] for trial in ran]
         cells = [answer.text if answer.error is None else f"error: {answer.error}" for answer in answers]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 from pathlib import Path
 
 from PIL import Image
@@ -24,8 +25,8 @@ class ImageScaler:
 
     def __init__(self, scale_width: int | None = None, scale_height: int | None = None) -> None:
         for name, side in (("scale_width", scale_width), ("scale_height", scale_height)):
-            if side is not None and side < 1:
-                raise ConfigurationError(f"{name} = {side}: a picture has one pixel at least")
+            if side is not None and not (isinstance(side, Real) and side >= 1):
+                raise ConfigurationError(f"{name} = {side!r} is no number of pixels: give 1 or more, or None")
         self.scale_width = scale_width
         self.scale_height = scale_height
 

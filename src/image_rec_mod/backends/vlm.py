@@ -6,8 +6,8 @@ or the hooks of a class of your own.
 
 from __future__ import annotations
 
-import copy
 import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.devices import AcceleratorDevice, choose_device
 from bibwatch.stages.base import Reading, Stage, Verdict
 from image_rec_mod.backends.scaling import ImageScaler, copies_removed
-from image_rec_mod.results import Result, error_of, result_of
+from image_rec_mod.results import Result, checked, error_of, result_of
 
 __all__ = [
     "ImageScaler", "LocalQwenExtractor", "LocalSmolVLMExtractor", "LocalVLMExtractor", "RemoteVLLMExtractor",
@@ -48,6 +48,9 @@ def bib_stage(preset: str, **options: Any) -> Stage[Any]:
 class VLMExtractor(ABC):
     """Reads bib numbers from photo files. What is wrong with a photo is its result, never an exception."""
 
+    # The scaler has a place of its own: all else, in `__dict__`, is one for an extractor and its scaled ones.
+    __slots__ = ("__dict__", "__weakref__", "scaler")
+
     def __init__(self, scaler: ImageScaler | None = None) -> None:
         self.scaler = scaler
         self.limits = settings.load().images
@@ -56,7 +59,6 @@ class VLMExtractor(ABC):
 
     def extract(self, image_path: str) -> Result:
         """Return `{"bib": 256, "bibs": [...]}` or `{"error": "..."}`. Raises ConfigurationError as `load` does."""
-        self.load()
         (result,) = self._results([image_path])
         return result
 
@@ -65,9 +67,10 @@ class VLMExtractor(ABC):
     ) -> list[dict[str, Any]]:
         """Return `{"image": path, "result": {...}}` for each photo, in order; a scale given here holds for this call.
 
-        Raises ConfigurationError as `load` does.
+        Raises ConfigurationError as `load` does, and TypeError for a path that is in no list.
         """
-        self.load()
+        if isinstance(image_paths, str | bytes | os.PathLike):  # a text's letters would be read as paths
+            raise TypeError(f"image_paths = {image_paths!r} is one path: pass a list of paths, or call `extract`")
         if scale_width is not None or scale_height is not None:
             scaled = self.with_scaler(ImageScaler(scale_width, scale_height))
             return scaled.extract_multiple_bib_numbers(image_paths)
@@ -95,8 +98,9 @@ class VLMExtractor(ABC):
             self._loaded = False
 
     def with_scaler(self, scaler: ImageScaler | None) -> Self:
-        """Return the same extractor with another scaler; what is loaded already is shared."""
-        other = copy.copy(self)
+        """Return the same extractor with another scaler: the one loads, closes and changes what the other has."""
+        other = object.__new__(type(self))
+        other.__dict__ = self.__dict__
         other.scaler = scaler
         return other
 
@@ -106,18 +110,17 @@ class VLMExtractor(ABC):
 
     @abstractmethod
     def _process_image(self, image_path: str) -> Result:
-        """Read one photo; what this raises becomes the photo's error."""
+        """Read one photo; what this raises, or returns that is no result, becomes the photo's error."""
 
     def _process_images(self, image_paths: list[str]) -> Iterator[Result]:
         """Yield one result for each photo, in order."""
-        return map(self._processed, image_paths)
-
-    def _processed(self, image_path: str) -> Result:
-        try:
-            with copies_removed() if self.scaler else nullcontext():
-                return self._process_image(image_path)
-        except Exception as exc:  # noqa: BLE001  # whatever a hook raises is this photo's error
-            return error_of(exc)
+        for path in image_paths:
+            try:
+                with copies_removed() if self.scaler else nullcontext():
+                    result = checked(self._process_image(path))
+            except Exception as exc:  # noqa: BLE001  # whatever a hook raises is this photo's error
+                result = error_of(exc)
+            yield result
 
     def _prepare_image(self, image_path: str) -> str:
         """Return the path of the photo scaled as configured: a copy that is removed once the photo has been read."""
@@ -135,6 +138,7 @@ class VLMExtractor(ABC):
         return result_of(Reading(bib.text, bib.confidence, Verdict.REVIEW, bib.box) for bib in bibs)
 
     def _results(self, paths: list[str]) -> Iterator[Result]:
+        self.load()
         start = time.perf_counter()
         for path, result in zip(paths, self._process_images(paths), strict=True):
             if "error" in result:
@@ -209,7 +213,7 @@ class LocalVLMExtractor(VLMExtractor):
 
 
 class _OfTheRuntime:
-    """What transformers loaded for the runtime.
+    """What transformers loaded for the runtime, and where it is; None before and after.
 
     It is looked up each time: who kept it would keep its memory, too, after a `close` or a move to the CPU.
     """
@@ -227,6 +231,7 @@ class _LocalFamilyExtractor(StageExtractor, LocalVLMExtractor):
     _family: ClassVar[str]
     model = _OfTheRuntime()
     processor = _OfTheRuntime()
+    device = _OfTheRuntime()
 
     def __init__(
         self,
