@@ -6,9 +6,11 @@ Does not know any engine.
 
 from __future__ import annotations
 
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +25,7 @@ from bibwatch.runtimes.base import Constraint, Finish, Frame, ModelOptions, Pred
 from bibwatch.runtimes.tokens import tokens_of
 
 _ERROR_LENGTH = 300  # characters of an engine's message that are kept
+_PREPARING = os.cpu_count() or 1  # threads; Pillow leaves Python to others while it decodes and resizes
 FEW = 4  # tokens that show a model can answer
 _MOST_LOPSIDED = 100  # times as long as wide; Qwen's processor refuses 200, others cut it into endless tiles
 
@@ -89,7 +92,7 @@ class BatchRuntime(Runtime[OptionsT]):
 
     def _predict(self, batch: list[Image.Image], prompt: str, constraint: Constraint | None) -> list[Prediction]:
         start = time.perf_counter()
-        ready = [self._ready(image) for image in batch]
+        ready = self._all_ready(batch)
         good = [picture for picture in ready if not isinstance(picture, ModelError)]
         answers = iter(self._answers(good, prompt, constraint) if good else ())
         predictions = [
@@ -125,6 +128,12 @@ class BatchRuntime(Runtime[OptionsT]):
             return answer
         text = answer.text[: min(ends)]
         return replace(answer, text=text, tokens=tokens_of(text, answer.tokens), finish=Finish.STOP)
+
+    def _all_ready(self, batch: list[Image.Image]) -> list[Image.Image | ModelError]:
+        distinct = {id(image): image for image in batch}  # no two threads may open the same file
+        with ThreadPoolExecutor(_PREPARING) as threads:
+            ready = dict(zip(distinct, threads.map(self._ready, distinct.values()), strict=True))
+        return [ready[id(image)] for image in batch]
 
     def _ready(self, image: Image.Image) -> Image.Image | ModelError:
         """Return the picture as RGB, no longer than the model has use for."""
