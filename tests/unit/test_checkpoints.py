@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,86 @@ def test_a_model_that_is_not_here_says_what_to_do_with_and_without_internet(
     ):
         assert word in said
     assert "\n" not in said
+
+
+def write_model(folder: Path, *files: str, **listed: list[str]) -> Path:
+    """Write the files of a model, empty but for the lists: of which weights are in which file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        (folder / name).touch()
+    for name, shards in listed.items():
+        weights = {"weight_map": {f"layer.{number}": shard for number, shard in enumerate(shards)}}
+        (folder / f"{name.replace('_safe', '.safe')}.index.json").write_text(json.dumps(weights))
+    return folder
+
+
+CONFIG = "config.json"
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+WHOLE: list[tuple[tuple[str, ...], dict[str, list[str]]]] = [
+    ((CONFIG, "model.safetensors"), {}),
+    ((CONFIG, "pytorch_model.bin"), {}),
+    ((CONFIG, "weights.safetensors"), {}),
+    ((CONFIG, *SHARDS), {"model_safetensors": SHARDS}),
+    ((CONFIG, "model.safetensors"), {"pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
+    ((CONFIG, *SHARDS), {"model_safetensors": SHARDS, "pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
+]
+HALF: list[tuple[tuple[str, ...], dict[str, list[str]], str]] = [
+    ((), {}, CONFIG),
+    (("model.safetensors",), {}, CONFIG),
+    ((CONFIG, "tokenizer.json"), {}, "weights (*.safetensors, *.bin)"),
+    ((CONFIG, SHARDS[0]), {}, "weights (*.safetensors, *.bin)"),  # its list is still to come
+    ((CONFIG, SHARDS[0]), {"model_safetensors": SHARDS}, SHARDS[1]),
+    ((CONFIG, "training_args.bin"), {"model_safetensors": SHARDS}, SHARDS[0]),
+    ((CONFIG, *SHARDS, "model.safetensors.index.json"), {}, "a whole model.safetensors.index.json"),
+]
+
+
+class TestWholeModels:
+    """A folder that is named, and a download to the hub's cache."""
+
+    @pytest.fixture
+    def snapshot(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """Return the folder of a snapshot of a/b in the hub's cache; it is still to be written."""
+        monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        model = tmp_path / "hub" / "models--a--b"
+        (model / "refs").mkdir(parents=True)
+        (model / "refs" / "main").write_text("c0ffee")
+        return model / "snapshots" / "c0ffee"
+
+    @pytest.mark.parametrize(("files", "listed"), WHOLE)
+    def test_they_are_taken(
+        self, snapshot: Path, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]]
+    ) -> None:
+        folder = write_model(tmp_path / "named", *files, **listed)
+        assert checkpoints.folder(sized(repo_id=str(folder))) == folder
+        write_model(snapshot, *files, **listed)
+        assert checkpoints.folder(sized()) == snapshot
+        assert sized().missing(extra="local") is None
+
+    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
+    def test_a_download_that_was_interrupted_is_to_be_finished(
+        self, snapshot: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+    ) -> None:
+        write_model(snapshot, *files, **listed)
+        said = f"the download of a/b is not finished, {snapshot} lacks {lacks}; run `hf download a/b` again"
+        assert sized().missing(extra="local") == said
+        with pytest.raises(ConfigurationError) as refused:
+            checkpoints.folder(sized())
+        assert str(refused.value) == f"preset x: {said}"
+
+    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
+    def test_so_is_a_copy(
+        self, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+    ) -> None:
+        folder = write_model(tmp_path / "named", *files, **listed)
+        said = f"the folder {folder} lacks {lacks}; finish copying or downloading the model"
+        assert sized(repo_id=str(folder)).missing(extra="local") == said
+
+    def test_a_file_that_is_on_its_way_is_not_there(self, snapshot: Path) -> None:
+        write_model(snapshot, CONFIG)
+        (snapshot / "model.safetensors").symlink_to(snapshot / "no-blob-yet")
+        assert "lacks weights" in str(sized().missing(extra="local"))
 
 
 class TestTransformersOptions:

@@ -124,10 +124,13 @@ class TestQwen:
 
         asked: list[Any] = []
         sized = qwen_vl_utils.process_vision_info
-        monkeypatch.setattr(
-            qwen_vl_utils, "process_vision_info", lambda chats, **how: asked.append((chats, how)) or sized(chats, **how)
-        )
         with load(tiny_qwen) as runtime:
+            runtime.load()
+            monkeypatch.setattr(
+                qwen_vl_utils,
+                "process_vision_info",
+                lambda chats, **how: asked.append((chats, how)) or sized(chats, **how),
+            )
             answers = list(runtime.predict_batch(pictures, PROMPT))
         assert [answer.error for answer in answers] == [None] * 3
         assert len({answer.text for answer in answers}) == 3
@@ -147,13 +150,26 @@ class TestQwen:
         def no_qwen(name: str) -> object:
             return None if name == "qwen_vl_utils" else object()
 
-        monkeypatch.setattr("bibwatch.runtimes.hf_transformers.find_spec", no_qwen)
         monkeypatch.setattr("bibwatch.runtimes.hub.find_spec", no_qwen)
         said = "qwen_vl_utils not installed: pip install 'bibwatch[local]'"
         runtime = load(tiny_qwen)
         assert runtime.options.obstacle() == said
-        with pytest.raises(ConfigurationError, match=f"preset x: {said[:27]}"):
+        with pytest.raises(ConfigurationError) as refused:
             runtime.load()
+        assert str(refused.value) == f"preset x: {said}"
+
+    def test_areas_too_small_for_any_picture_are_refused_at_load(self, tiny_qwen: Path) -> None:
+        with pytest.raises(ConfigurationError) as refused:
+            load(tiny_qwen, min_pixels=50, max_pixels=100).load()
+        assert str(refused.value).startswith(
+            f"preset x: {tiny_qwen} takes no picture, min_pixels = 50, max_pixels = 100: "
+        )
+        assert "\n" not in str(refused.value)
+
+    def test_so_is_the_family_of_another_checkpoint(self, tiny_vlm: Path) -> None:
+        with pytest.raises(ConfigurationError) as refused:
+            load(tiny_vlm, family="qwen").load()
+        assert str(refused.value).startswith(f"preset x: {tiny_vlm} takes no picture, family = qwen: ")
 
 
 class TestFamilyOf:

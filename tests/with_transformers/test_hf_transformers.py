@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,12 @@ from bibwatch.runtimes.hf_transformers import (
     VisionHfTransformersOptions,
 )
 from bibwatch.testing import RuntimeConformance
+from bibwatch.testing.tiny_vlm import make_tiny_vlm
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
+load_file, save_file = safetensors.load_file, safetensors.save_file
 
 pytestmark = pytest.mark.local
 
@@ -189,6 +194,12 @@ class TestPromptStyles:
 
 
 class TestLoading:
+    @pytest.fixture
+    def engine_log(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+        """Catch what transformers logs, too, which goes to stderr by a way of its own."""
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        return caplog
+
     def test_a_model_that_is_not_here_says_how_to_get_it(self, tmp_path: Path) -> None:
         absent = VisionHfTransformersOptions(
             name="big", repo_id="HuggingFaceTB/SmolVLM-2.2B-Instruct", download_gb=4.5, revision="no-such"
@@ -201,7 +212,62 @@ class TestLoading:
     def test_a_folder_without_weights_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm()
         (model / "model.safetensors").unlink()
-        assert "cannot be loaded" in refusal(model)
+        assert f"the folder {model} lacks weights (*.safetensors, *.bin)" in refusal(model)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"quantized": True, "quantizer": "bitsandbytes"},
+            {"quantized": True, "quantizer": "bitsandbytes", "load_in_8bit": False},
+            {"quantized": True, "quantizer": "torchao"},
+        ],
+        ids=str,
+    )
+    def test_weights_that_are_missing_are_not_made_up(
+        self, other_vlm: Callable[..., Path], settings: dict[str, Any], engine_log: pytest.LogCaptureFixture
+    ) -> None:
+        model = other_vlm()
+        weights = load_file(model / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if "text_model.layers.1" not in name}
+        save_file(kept, model / "model.safetensors", {"format": "pt"})
+        said = refusal(model, **settings)
+        assert f"weights are missing in {model}" in said
+        assert f": {len(weights) - len(kept)}, model.text_model.layers.1.input_layernorm.weight first; " in said
+        assert "LOAD REPORT" not in engine_log.text
+
+    def test_nor_are_weights_of_another_shape(
+        self, other_vlm: Callable[..., Path], engine_log: pytest.LogCaptureFixture
+    ) -> None:
+        model = other_vlm()
+        config = json.loads((model / "config.json").read_text())
+        config["vision_config"]["intermediate_size"] *= 2
+        (model / "config.json").write_text(json.dumps(config))
+        assert "of another shape than its config.json says: 6, model.vision_model" in refusal(model)
+        assert "LOAD REPORT" not in engine_log.text
+
+    @pytest.mark.parametrize("settings", [{}, {"quantized": True}, {"quantized": True, "load_in_8bit": False}], ids=str)
+    def test_weights_that_are_tied_to_others_are_not_missing(
+        self, tmp_path: Path, pictures: list[Image.Image], settings: dict[str, Any]
+    ) -> None:
+        folder = make_tiny_vlm(tmp_path / "tied")
+        model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+        model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(folder)
+        assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+        (answer,) = predict(folder, pictures[:1], **settings)
+        assert answer.error is None
+
+    def test_no_chat_template(self, other_vlm: Callable[..., Path], pictures: list[Image.Image]) -> None:
+        model = other_vlm()
+        (model / "chat_template.jinja").unlink()
+        assert refusal(model) == f"preset tiny: {model} comes without a chat template"
+        (answer,) = predict(model, pictures[:1], "<image>", transformers_prompt_style="raw")
+        assert answer.error is None
+
+    def test_boxes_in_pixels_of_a_model_that_does_not_tell_its_own(self, tiny_vlm: Path) -> None:
+        assert f"{tiny_vlm} takes no picture, boxes = model_pixels: " in refusal(tiny_vlm, boxes="model_pixels")
 
     def test_an_unknown_class_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm("config.json", model_type="no_such_model")

@@ -1,7 +1,7 @@
 """What becomes of a batch when the device's memory is too small for it, and models that several runtimes share.
 
-There is no GPU where these mostly run: the shortage is injected at `generate` of a real tiny model, which for some
-tests is said to be on one. The last test exhausts the memory of a real one, where there is one.
+There is no GPU where these mostly run: the shortage is injected at `generate` of a real tiny model, or where it is
+loaded, which for some tests is said to be on one. The last test exhausts the memory of a real one, where there is one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError, ModelUnavailableError
-from bibwatch.runtimes.devices import is_out_of_memory
-from bibwatch.runtimes.hf_model import HfModel
+from bibwatch.runtimes import quantization
+from bibwatch.runtimes.devices import Dtype, is_out_of_memory, torch_dtype
+from bibwatch.runtimes.hf_model import HfModel, Place, places
 from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
 
 torch = pytest.importorskip("torch")
@@ -133,22 +134,51 @@ class TestBatches:
         assert {str(answer.error) for answer in answers} == {"x: shapes cannot be multiplied"}
 
 
-class TestFallingBack:
-    """The model is on the CPU, and said to be on a GPU that has room for nothing."""
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Say that there is a GPU. Return the devices that models are put on: really it is the CPU each time."""
+    monkeypatch.setattr("bibwatch.runtimes.hf_model.choose_device", lambda wanted, *_, **__: wanted)
+    at, asked = HfModel._at, []
 
+    def on_the_cpu(self: HfModel, place: Place) -> Any:
+        asked.append(place.device)
+        return at(self, place._replace(device="cpu"))
+
+    monkeypatch.setattr(HfModel, "_at", on_the_cpu)
+    return asked
+
+
+@pytest.fixture
+def small(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return a set of devices, empty so far, that have too little memory for any model."""
+    del gpu
+    at, small = HfModel._at, set()
+
+    def with_little(self: HfModel, place: Place) -> Any:
+        model = at(self, place)
+        if place.device in small:
+            raise SHORTAGES[0]
+        return model
+
+    monkeypatch.setattr(HfModel, "_at", with_little)
+    return small
+
+
+class TestFallingBack:
     def test_the_model_moves_to_the_cpu_once_and_nothing_is_lost(
         self,
+        gpu: list[str],
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
         pictures: list[Image.Image],
         expected: list[str],
     ) -> None:
-        runtime, tried = cramped(0, SHORTAGES[0])
-        runtime._model.device = GPU
+        runtime, tried = cramped(0, SHORTAGES[0], device=GPU)
         with capture_logs() as logs:
             answers = list(runtime.predict_batch(pictures, PROMPT))
             assert texts(runtime, pictures) == expected
         assert [answer.text for answer in answers] == expected
         assert {answer.device for answer in answers} == {"cpu"}
+        assert gpu[-2:] == [GPU, "cpu"]
         assert tried == [6, 3, 1]  # the model loaded anew has its own `generate`
         (warning,) = [entry for entry in logs if entry["event"] == "device.fallback"]
         assert (warning["wanted"], warning["taken"], warning["log_level"]) == (GPU, "cpu", "warning")
@@ -157,12 +187,13 @@ class TestFallingBack:
 
     def test_what_the_device_answered_says_so(
         self,
+        gpu: list[str],
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
         pictures: list[Image.Image],
         expected: list[str],
     ) -> None:
-        runtime, _ = cramped(0, SHORTAGES[0], batch_size=1)
-        runtime._model.device = GPU
+        del gpu
+        runtime, _ = cramped(0, SHORTAGES[0], device=GPU, batch_size=1)
         generate = type(runtime._model.model).generate
         model, calls = runtime._model.model, iter(range(2))
 
@@ -179,35 +210,86 @@ class TestFallingBack:
     @pytest.mark.parametrize("settings", [{"device_fallback": False}, {"supported_devices": ["cuda"]}], ids=str)
     def test_or_it_is_the_error_of_the_pictures_that_do_not_fit(
         self,
-        tiny_vlm: Path,
+        gpu: list[str],
+        cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
         pictures: list[Image.Image],
         settings: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        with VisionHfTransformers(options(tiny_vlm)) as runtime:
-            runtime._model.device = GPU
-            monkeypatch.setattr(runtime._model, "_options", options(tiny_vlm, **settings))
-            monkeypatch.setattr(runtime._model.model, "generate", _raise(SHORTAGES[0]))
-            answers = list(runtime.predict_batch(pictures[:2], PROMPT))
-            assert runtime._model.device == GPU
+        runtime, _ = cramped(0, SHORTAGES[0], device=GPU, **settings)
+        answers = list(runtime.predict_batch(pictures[:2], PROMPT))
+        assert gpu == [GPU]
         assert [type(answer.error) for answer in answers] == [ModelUnavailableError] * 2
-        assert all("device_fallback = true" in str(answer.error) for answer in answers)
+        assert all("let the CPU take over (device_fallback = true)" in str(answer.error) for answer in answers)
 
     def test_a_model_too_large_for_the_device_is_loaded_on_the_cpu(
-        self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch, pictures: list[Image.Image], expected: list[str]
+        self, tiny_vlm: Path, gpu: list[str], small: set[str], pictures: list[Image.Image], expected: list[str]
     ) -> None:
-        """The device is said to be there, and the shortage to be where weights are brought to it."""
-        asked = _small_gpu(monkeypatch)
+        small.add(GPU)
         with capture_logs() as logs, VisionHfTransformers(options(tiny_vlm, device=GPU)) as runtime:
             assert texts(runtime, pictures) == expected
             assert runtime._model.device == "cpu"
-        assert asked == [GPU, "cpu"]
+        assert gpu[-2:] == [GPU, "cpu"]
         assert [entry["event"] for entry in logs] == ["device.fallback"]
 
-    def test_or_is_a_configuration_that_cannot_work(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        _small_gpu(monkeypatch)
+    def test_or_is_a_configuration_that_cannot_work(self, tiny_vlm: Path, small: set[str]) -> None:
+        small.add(GPU)
         with pytest.raises(ConfigurationError, match=r"^preset x: .* cannot be loaded: CUDA out of memory"):
             VisionHfTransformers(options(tiny_vlm, device=GPU, device_fallback=False)).load()
+
+    def test_where_the_cpu_has_no_room_either_the_model_is_gone_until_there_is(
+        self,
+        tiny_vlm: Path,
+        gpu: list[str],
+        small: set[str],
+        pictures: list[Image.Image],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """And for all that share it. The pictures are not to blame: they are to be tried again."""
+        one, other = (VisionHfTransformers(options(tiny_vlm, device=GPU, name=name)) for name in ("one", "other"))
+        with one, other:
+            expected = texts(one, pictures)
+            monkeypatch.setattr(one._model.model, "generate", _raise(SHORTAGES[0]))
+            small.update({GPU, "cpu"})
+            gpu.clear()
+            for runtime in (one, other):
+                answers = list(runtime.predict_batch(pictures, PROMPT))
+                assert [type(answer.error) for answer in answers] == [ModelUnavailableError] * BATCH
+                assert "cannot be loaded: CUDA out of memory" in str(answers[-1].error)
+            assert gpu == ["cpu", GPU, "cpu"]
+            assert one._model.model is None
+            small.clear()
+            for runtime in (other, one):
+                assert texts(runtime, pictures) == expected
+            assert gpu[3:] == [GPU]
+            assert one._model.device == GPU
+
+    def test_what_was_answered_before_is_kept(
+        self, tiny_vlm: Path, small: set[str], pictures: list[Image.Image], expected: list[str]
+    ) -> None:
+        with VisionHfTransformers(options(tiny_vlm, device=GPU)) as runtime:
+            model = runtime._model.model
+            generate, calls = model.generate, iter([False, True])  # the batch, half of it, and no more
+
+            def once(**how: Any) -> Any:
+                if not next(calls, False):
+                    raise SHORTAGES[0]
+                return generate(**how)
+
+            model.generate = once
+            small.add("cpu")
+            answers = list(runtime.predict_batch(pictures, PROMPT))
+        assert [answer.text for answer in answers[:3]] == expected[:3]
+        assert [type(answer.error) for answer in answers[3:]] == [ModelUnavailableError] * 3
+
+    def test_the_cpu_takes_over_what_it_can_compute_only(
+        self, tiny_vlm: Path, gpu: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """4 bits of torchao stay on the GPU: it may have room for the next picture."""
+        del gpu
+        monkeypatch.setattr(quantization, "find_spec", lambda _: object())
+        small = {"quantized": True, "load_in_8bit": False, "device": GPU, "dtype": "float32"}
+        assert [place.device for place in places(options(tiny_vlm, quantizer="torchao", **small))] == [GPU]
+        assert [place.device for place in places(options(tiny_vlm, quantizer="bitsandbytes", **small))] == [GPU, "cpu"]
 
 
 def _raise(error: Exception) -> Callable[..., Any]:
@@ -215,22 +297,6 @@ def _raise(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
-
-
-def _small_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Say that there is a GPU, with too little memory for any model; return the devices that models are put on."""
-    monkeypatch.setattr("bibwatch.runtimes.hf_model.choose_device", lambda wanted, *_, **__: wanted)
-    on_device = HfModel._on_device
-    asked = []
-
-    def small(self: HfModel, device: str) -> Any:
-        asked.append(str(device))
-        if device == GPU:
-            raise SHORTAGES[0]
-        return on_device(self, device)
-
-    monkeypatch.setattr(HfModel, "_on_device", small)
-    return asked
 
 
 class TestSharing:
@@ -272,9 +338,39 @@ class TestSharing:
             assert one._model is not held
         assert len(loads) == 2
 
-    @pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"device_fallback": False}], ids=str)
-    def test_another_model_is_another(self, tiny_vlm: Path, loads: list[str], settings: dict[str, Any]) -> None:
-        with VisionHfTransformers(options(tiny_vlm)) as one, VisionHfTransformers(options(tiny_vlm, **settings)) as two:
+    def test_however_its_device_is_spelled(self, tiny_vlm: Path, loads: list[str]) -> None:
+        """What may become of it on another device is nothing to a model on the CPU."""
+        spelled: list[dict[str, Any]] = [
+            {"device": "cpu"},
+            {"device": "cuda:63"},  # not there
+            {"device": "auto", "supported_devices": ["cpu"]},
+            {"device": "cpu", "device_fallback": False},
+        ]
+        runtimes = [VisionHfTransformers(options(tiny_vlm, **settings)) for settings in spelled]
+        with capture_logs() as logs:
+            for runtime in runtimes:
+                runtime.load()
+        assert len({id(runtime._model) for runtime in runtimes}) == len(loads) == 1
+        assert [entry["event"] for entry in logs] == ["device.fallback"]
+        for runtime in runtimes:
+            runtime.close()
+
+    def test_or_its_precision(self, tiny_vlm: Path) -> None:
+        best = str(torch_dtype(Dtype.AUTO, "cpu")).removeprefix("torch.")
+        assert places(options(tiny_vlm, dtype="auto")) == places(options(tiny_vlm, dtype=best))
+
+    @pytest.mark.parametrize(
+        "settings", [{"dtype": "bfloat16"}, {"device": "cpu"}, {"device_fallback": False}], ids=str
+    )
+    def test_another_model_is_another(
+        self, tiny_vlm: Path, gpu: list[str], loads: list[str], settings: dict[str, Any]
+    ) -> None:
+        del gpu
+        usual = {"device": GPU}
+        with (
+            VisionHfTransformers(options(tiny_vlm, **usual)) as one,
+            VisionHfTransformers(options(tiny_vlm, **(usual | settings))) as two,
+        ):
             assert one._model is not two._model
         assert len(loads) == 2
 

@@ -22,6 +22,7 @@ from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTran
 from bibwatch.runtimes.quantization import EIGHT, FOUR, Quantizer
 from bibwatch.runtimes.sampling import Chance
 from bibwatch.testing.tiny_vlm import make_tiny_vlm
+from trained import BOTH
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -176,6 +177,54 @@ class TestQuantized:
         assert [answer.error for answer in answers] == [None] * 3
         assert len({answer.text for answer in answers}) > 1
 
+    def test_layers_of_other_shapes_than_the_cpu_takes_keep_their_precision(
+        self, tmp_path: Path, pictures: list[Image.Image]
+    ) -> None:
+        """96 columns are no blocks of 64: bitsandbytes has a CPU compute them wrongly, or not at all."""
+        folder = make_tiny_vlm(tmp_path / "odd", vision_width=96)
+        with load(folder, quantized=True, load_in_8bit=False, dtype="bfloat16") as runtime:
+            answers = list(runtime.predict_batch(pictures, PROMPT))
+            linear = [module for module in runtime._model.model.modules() if isinstance(module, torch.nn.Linear)]
+        assert [answer.error for answer in answers] == [None] * 3
+        small = {module for module in linear if type(module.weight).__name__ == "Params4bit"}
+        assert small
+        assert all(module.in_features % 64 == 0 and module.out_features % 32 == 0 for module in small)
+        assert any(module.in_features % 64 for module in set(linear) - small)
+
+    @pytest.mark.parametrize("checkpoint", BOTH, ids=lambda folder: folder.name)
+    def test_trained_models_answer_in_4_bits(self, checkpoint: Path, pictures: list[Image.Image]) -> None:
+        answers = predict(checkpoint, pictures, quantized=True, load_in_8bit=False, dtype="bfloat16")
+        assert [answer.error for answer in answers] == [None] * 3
+
+    def test_what_transformers_leaves_alone_stays_so(self) -> None:
+        """To name layers is to name all: the last layer's weights are those that tokens come in by."""
+        config = transformers.LlamaConfig(
+            vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=1,
+            tie_word_embeddings=True,
+        )  # fmt: skip
+        with torch.device("meta"):
+            odd = transformers.LlamaForCausalLM(config)
+            config.intermediate_size = 128
+            even = transformers.LlamaForCausalLM(config)
+        left_out = set(quantization.left_out(odd) or ())
+        assert {"model.layers.0.mlp.down_proj", "lm_head"} <= left_out
+        assert not left_out & {f"model.layers.0.{name}" for name in ("mlp.up_proj", "self_attn.q_proj")}
+        assert quantization.left_out(even) is None
+
+    def test_only_4_bits_of_bitsandbytes_on_the_cpu_are_particular(self) -> None:
+        assert quantization.needs_shapes(Quantizer.BITSANDBYTES, FOUR, "cpu")
+        assert not quantization.needs_shapes(Quantizer.BITSANDBYTES, FOUR, "cuda:0")
+        assert not quantization.needs_shapes(Quantizer.BITSANDBYTES, EIGHT, "cpu")
+        assert not quantization.needs_shapes(Quantizer.TORCHAO, FOUR, "cpu")
+
+    def test_8_bits_are_made_from_16_without_a_word(
+        self, tiny_vlm: Path, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with load(tiny_vlm, quantized=True, dtype="bfloat16") as runtime:
+            caplog.clear()
+            assert [answer.error for answer in runtime.predict_batch(pictures, PROMPT)] == [None] * 3
+        assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
+
     @pytest.mark.parametrize("quantizer", ["bitsandbytes", "torchao"])
     def test_without_its_library_it_is_refused_before_weights_are_read(
         self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch, quantizer: str
@@ -194,6 +243,29 @@ class TestQuantized:
 
 
 class TestCompiled:
+    def test_every_layer_is_compiled_and_one_compilation_serves_all(
+        self, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Past eight layers torch would go on without a compiler, and say so nowhere but in its log."""
+        layers, tokens = 12, 3
+        graphs: list[list[int]] = []
+
+        def counting(graph: Any, _: Any) -> Any:
+            runs: list[int] = []
+            graphs.append(runs)
+            return lambda *values: runs.append(1) or graph.forward(*values)
+
+        deep = make_tiny_vlm(tmp_path / "deep", text_layers=layers, vision_layers=1)
+        compiled = torch.nn.Module.compile
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled(self, **how, backend=counting))
+        monkeypatch.setattr("bibwatch.runtimes.hf_options.shutil.which", lambda _: "/usr/bin/c++")
+        torch.compiler.reset()
+        answers = predict(deep, pictures[:2], max_new_tokens=tokens, compile=True)
+        torch.compiler.reset()
+        assert [answer.error for answer in answers] == [None] * 2
+        assert len(graphs) <= 2  # many tokens, and one
+        assert sum(map(len, graphs)) == layers * tokens
+
     @pytest.mark.timeout(600)
     @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
     def test_it_says_the_same(self, tmp_path: Path, pictures: list[Image.Image]) -> None:
@@ -201,7 +273,7 @@ class TestCompiled:
         plain = texts(small, pictures[:2], max_new_tokens=3)
         with load(small, max_new_tokens=3, compile=True) as runtime:
             (layer,) = runtime._model.model.get_decoder().layers
-            assert layer._compiled_call_impl is not None
+            assert layer.mlp._compiled_call_impl is not None
             answers = list(runtime.predict_batch(pictures[:2], PROMPT))
         assert [answer.text for answer in answers] == plain
 

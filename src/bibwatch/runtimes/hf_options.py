@@ -43,10 +43,10 @@ class VisionHfTransformersOptions(HubOptions):
     hardware_fields: ClassVar[frozenset[str]] = ModelOptions.hardware_fields | {
         "device", "device_fallback", "supported_devices", "compile",
     }  # fmt: skip
-    # What is loaded depends on these and on the folder: models that differ in other options only are one.
+    # What is loaded depends on these, the folder, and the devices it may be on there: what differs in others is one.
     loaded_by: ClassVar[tuple[str, ...]] = (
-        "trust_remote_code", "transformers_model_type", "dtype", "device", "device_fallback", "supported_devices",
-        "quantized", "quantizer", "load_in_8bit", "llm_int8_threshold", "compile",
+        "trust_remote_code", "transformers_model_type", "quantized", "quantizer", "load_in_8bit", "llm_int8_threshold",
+        "compile",
     )  # fmt: skip
 
     kind: Literal["vision_hf_transformers"] = "vision_hf_transformers"
@@ -89,7 +89,8 @@ class VisionHfTransformersOptions(HubOptions):
     )
     compile: bool = Field(
         default=False,
-        description="Compile the decoder with torch.compile: a minute or more at the first answers. Needs a compiler.",
+        description="Compile the decoder's feed-forward blocks with torch.compile: a minute or more at the first "
+        "answers. Needs a compiler.",
     )
 
     @property
@@ -101,10 +102,14 @@ class VisionHfTransformersOptions(HubOptions):
         """Bits of a quantized weight."""
         return quantization.EIGHT if self.load_in_8bit else quantization.FOUR
 
-    def obstacle(self) -> str | None:
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """What must be installed to feed and run the checkpoint; what its family needs is known once it is here."""
         folder = folder_of(self.repo_id, self.revision)
-        needs = family_of(self.family, folder).needs if folder else ()
-        return self.missing("torch", "transformers", *needs, extra="local") or self.hindrance(self.device)
+        return "torch", "transformers", *(family_of(self.family, folder).needs if folder else ())
+
+    def obstacle(self) -> str | None:
+        return self.missing(*self.libraries, extra="local") or self.hindrance(self.device)
 
     def hindrance(self, device: str) -> str | None:
         """Return which of these options cannot work on a device, and why; None if they can."""

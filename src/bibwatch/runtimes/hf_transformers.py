@@ -6,7 +6,6 @@ Knows transformers' processors and `generate`. Does not know what is asked or wh
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from importlib.util import find_spec
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -18,14 +17,15 @@ from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, ModelOptions, Prediction, Token
 from bibwatch.runtimes.batches import BatchRuntime
 from bibwatch.runtimes.constraints import Forms
-from bibwatch.runtimes.devices import free_memory, is_out_of_memory
+from bibwatch.runtimes.devices import AcceleratorDevice, free_memory, is_out_of_memory
 from bibwatch.runtimes.families import Family, family_of
-from bibwatch.runtimes.hf_model import HfModel
+from bibwatch.runtimes.hf_model import HfModel, places
 from bibwatch.runtimes.hf_options import (
     TransformersModelType,
     TransformersPromptStyle,
     VisionHfTransformersOptions,
 )
+from bibwatch.runtimes.hub import not_installed
 from bibwatch.runtimes.sampling import Chance, Probabilities
 from bibwatch.runtimes.sharing import Shared
 
@@ -38,11 +38,18 @@ __all__ = [
 
 log = structlog.get_logger()
 
+_TRIAL = (480, 320)  # pixels: a picture as any model takes them
+
 _MODELS: Shared[HfModel] = Shared()  # of this process: whoever asks for the same one gets it
 
 
 class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
-    """Pictures of a batch are padded on the left and answered together."""
+    """Pictures of a batch are padded on the left and answered together.
+
+    A batch that does not fit into the device's memory is halved, and a picture that does not fit is answered on the
+    CPU. Both are logged once and stay so until the model is closed: the daemon tries the larger batch, or the device,
+    again when it is next started.
+    """
 
     options_type: ClassVar[type[ModelOptions]] = VisionHfTransformersOptions
 
@@ -78,6 +85,10 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         answers: list[Prediction] = []
         with loaded.lock:
             while len(answers) < len(images):
+                try:
+                    loaded.ready()
+                except ModelUnavailableError as exc:
+                    return [*answers, *[Prediction(error=exc)] * (len(images) - len(answers))]
                 some = images[len(answers) : len(answers) + self._most]
                 try:
                     answers += self._answer(loaded, some, prompt, constraint)
@@ -113,26 +124,40 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
 
     def _load(self) -> None:
         options = self.options
-        try:
-            from transformers.utils import logging
-        except ImportError as exc:
-            raise ConfigurationError(f"preset {options.name}: {one_line(exc)}: pip install 'bibwatch[local]'") from exc
-        logging.disable_progress_bar()
+        if absent := not_installed(*options.libraries, extra="local"):
+            raise ConfigurationError(f"preset {options.name}: {absent}")
         folder = checkpoints.folder(options)
+        where = places(options)
         self._family = family_of(options.family, folder)
-        if absent := [library for library in self._family.needs if find_spec(library) is None]:
-            raise ConfigurationError(
-                f"preset {options.name}: {', '.join(absent)} not installed: pip install 'bibwatch[local]'"
-            )
-        self._key = folder.resolve(), *(getattr(options, name) for name in options.loaded_by)
-        self._loaded = _MODELS.take(self._key, lambda: HfModel(options, folder))
+        self._key = folder.resolve(), where, *(getattr(options, name) for name in options.loaded_by)
+        self._loaded = _MODELS.take(self._key, lambda: HfModel(options, folder, where))
         self._most = options.batch_size
-        default = getattr(self._loaded.processor.image_processor, "size", None)
         try:
+            pictures = getattr(self._loaded.processor, "image_processor", None)
+            default = getattr(pictures, "size", None)
             self._size = checkpoints.picture_size(options, dict(default or {}))
-        except ConfigurationError:
+            self._try_inputs()
+        except Exception:
             self._let_go()
             raise
+
+    def _try_inputs(self) -> None:
+        """Give the processor a picture. Raises ConfigurationError if it takes none: so no photo is to find that out."""
+        options = self.options
+        where = f"preset {options.name}: {options.repo_id}"
+        chat = options.transformers_prompt_style is TransformersPromptStyle.CHAT
+        if chat and not getattr(self._model.processor, "chat_template", None):
+            raise ConfigurationError(f"{where} comes without a chat template")
+        try:
+            self.model_size(_TRIAL)
+            if options.transformers_prompt_style is not TransformersPromptStyle.RAW:  # only the prompt has its places
+                self._inputs([Image.new("RGB", _TRIAL)], "")
+        except Exception as exc:
+            set_here = options.model_dump(
+                include={"family", "boxes", "image_longest_edge", "min_pixels", "max_pixels"}, exclude_defaults=True
+            )
+            told = "".join(f", {name} = {value}" for name, value in set_here.items())
+            raise ConfigurationError(f"{where} takes no picture{told}: {one_line(exc)}") from exc
 
     def _let_go(self) -> None:
         self._loaded = self._forms = None
@@ -150,10 +175,16 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         else:
             error = ModelUnavailableError(
                 f"{self.options.name}: too little memory on {loaded.device} for one picture ({reason}); make pictures "
-                "smaller (longest_side), free memory, or set device_fallback = true"
+                f"smaller (longest_side), free memory, or {self._way_out(loaded.device)}"
             )
             return [Prediction(device=loaded.device, error=error)]
         return []
+
+    def _way_out(self, device: str) -> str:
+        cpu = AcceleratorDevice.CPU
+        if device == cpu:
+            return "take a smaller model"
+        return f"let the CPU take over ({self.options.hindrance(cpu) or 'device_fallback = true'})"
 
     def _answer(
         self, loaded: HfModel, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
