@@ -132,9 +132,16 @@ def test_bibs_of_answers_that_differ_are_half_sure_at_most(text: str, confidence
 def test_the_example_of_the_prompt_is_no_answer() -> None:
     with pytest.raises(ModelReplyError, match="the reply repeats the example of the prompt: 256"):
         interpret('{"bib": 256}', _PROMPT)
-    assert texts('{"bibs": ["256", "42"]}', _PROMPT) == ["42"]
+    sure = {bib.text: bib.confidence for bib in interpret('{"bibs": ["256", "42"]}', _PROMPT, unknown_confidence=0.9)}
+    assert sure == {"256": 0.5, "42": 0.9}, "it may be worn, too"
     assert texts('{"bib": "2560"}', _PROMPT) == ["2560"]
     assert texts('{"bib": "25"}', _PROMPT) == ["25"]
+
+
+def test_a_number_of_the_prompt_that_is_no_example_is_for_review() -> None:
+    found = interpret('{"bibs": ["123", "888"]}', "Bibs here are 100 to 123 and 800 to 888.", unknown_confidence=0.99)
+    assert {bib.text: bib.confidence for bib in found} == {"123": 0.5, "888": 0.5}
+    assert texts('{"bibs": ["7"]}', "Read up to 7 bibs. JSON.", pattern=r"\d{1,3}") == ["7"]
 
 
 def test_one_pattern_for_lines_and_for_replies() -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from bibwatch.errors import ModelError, ModelUnavailableError
+from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
+from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.registry import Registry
-from bibwatch.runtimes.base import Box, Finish, Gives, Prediction, TextLine, Token
+from bibwatch.runtimes.base import Box, BoxConvention, Finish, Frame, Gives, Prediction, TextLine, Token
 from bibwatch.stages import rereading
-from bibwatch.stages.base import Reading, Verdict
+from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.stages.bib_number import BibNumber
 from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
 
@@ -136,7 +140,7 @@ def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     (outcome,) = stage.read([photo()])
     asked = stage.further["second"].runtime
     assert isinstance(asked, ScriptedRuntime)
-    assert [picture.size for picture in asked.pictures] == [(148, 88)]  # the bib and a margin
+    assert [picture.size for picture in asked.pictures] == [(132, 72)]  # the bib and a margin
     found = {each.bib: each for each in outcome.readings}
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
     assert found["1042"].box == UNSURE.box
@@ -189,6 +193,21 @@ def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
     assert stage.longest_side is None, "a small part of a photo that was made small first has no detail left"
 
 
+def test_a_second_model_that_breaks_down_costs_nothing() -> None:
+    stage = cascade(lines(UNSURE, SURE), says("1042"))
+
+    class Broken(ScriptedRuntime):
+        def predict_batch(self, *_: Any, **__: Any) -> Iterator[Prediction]:
+            raise ConfigurationError("preset better: out of order")
+
+    stage.further["second"].runtime = Broken(stage.further["second"].runtime.options, ())
+    with capture_logs() as logs:
+        for _ in range(2):
+            (outcome,) = stage.read([photo()])
+    assert [each.bib for each in outcome.readings] == [UNSURE.text, SURE.text]
+    assert [entry["error"] for entry in logs] == ["preset better: out of order"], "told once"
+
+
 # A model that looks again
 
 
@@ -218,19 +237,52 @@ def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
     assert {picture.size for picture in stage.runtime.pictures[1:]} == {(512, 512)}
 
 
-def test_what_is_at_the_edge_of_the_photo_is_for_review_from_near_too() -> None:
-    stage = vlm(says(), says("1042"), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
+@pytest.mark.parametrize("whole", [says(), says("1042", sure=0.99), says("1042", sure=0.97)])
+def test_what_is_at_the_edge_of_the_photo_is_for_review_from_near_too(whole: Prediction) -> None:
+    stage = vlm(whole, says("1042", sure=0.98), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
     (outcome,) = stage.read([photo()])
     assert [(each.bib, each.verdict) for each in outcome.readings] == [("1042", Verdict.REVIEW)]
 
 
 def test_outcomes_come_one_by_one() -> None:
-    """A daemon shows progress between two photos, however often each of them is looked at."""
-    stage = vlm(says("1042"), detected=lines(SURE))
+    """A daemon shows progress between two batches of the model, however often a photo is looked at."""
+    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 1})
     outcomes = stage.read([photo(), photo()])
     next(outcomes)
     assert len(stage.runtime.pictures) == 2  # of the first photo: the whole, and one part
     assert len(list(outcomes)) == 1
+
+
+def test_parts_of_several_photos_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most photos have one bib or two, and a model is asked about many at once in little more time."""
+    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 4})
+    predict, together = stage.runtime.predict_batch, []
+
+    def counted(images: Iterable[Any], *asked: Any, **how: Any) -> Iterator[Prediction]:
+        images = list(images)
+        together.append(len(images))
+        return predict(images, *asked, **how)
+
+    monkeypatch.setattr(stage.runtime, "predict_batch", counted)
+    outcomes = list(stage.read([photo() for _ in range(6)]))
+    assert [[each.bib for each in outcome.readings] for outcome in outcomes] == [["1042"]] * 6
+    assert together == [6, 4, 2]
+
+
+def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scripted(BibNumber, BibLines, lines(UNSURE), lines(), lines(SURE, UNSURE), gives=Gives.LINES)
+    second = scripted(BibNumber, BibJson, says("1042"), says("17"), gives=Gives.TEXT, model={"batch_size": 4})
+    first.further = {"second": second}
+    read, together = second.read, []
+
+    def counted(parts: list[Photo]) -> Iterator[Outcome]:
+        together.append(len(parts))
+        return read(parts)
+
+    monkeypatch.setattr(second, "read", counted)
+    outcomes = list(first.read([photo() for _ in range(3)]))
+    assert [{each.bib for each in outcome.readings} for outcome in outcomes] == [{"1042"}, set(), {"731", "1042", "17"}]
+    assert together == [2]
 
 
 def test_a_second_look_and_a_second_model_go_together() -> None:
@@ -258,6 +310,25 @@ def test_a_model_that_goes_away_in_between_costs_the_photo_no_result() -> None:
     (outcome,) = stage.read([photo()])
     assert isinstance(outcome.error, ModelUnavailableError)
     assert outcome.readings == ()
+
+
+def test_parts_that_all_fail_are_no_photo_without_bibs() -> None:
+    stage = vlm(says(), Prediction(error=ModelError("fell over")), detected=lines(UNSURE))
+    (outcome,) = stage.read([photo()])
+    assert str(outcome.error) == "fell over"
+
+
+def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
+    box = {"number": "1042", "box": [200, 200, 300, 250]}
+    own = Prediction(
+        text=json.dumps({"bibs": [box]}),
+        finish=Finish.STOP,
+        frame=Frame(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
+    )
+    stage = vlm(own, says("1042"), says("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), SURE))
+    (outcome,) = stage.read([photo()])
+    assert len(stage.runtime.pictures) == 3, "the whole, its own box, and the other of the detector's two"
+    assert {each.bib for each in outcome.readings} == {"1042", "731"}
 
 
 def test_one_bad_part_costs_nothing_else() -> None:

@@ -30,6 +30,7 @@ _NONE = {"none", "null", "n/a", "no bib", "no bibs"}
 _TROUBLES = ("error", "message", "reason")  # what a model may say beside an empty list: it could not look
 _DOUBTFUL_AT_MOST = 0.5
 _LABEL = re.compile(r"^(?:bib|number|no\.?|nr\.?|[#№:\s])+", re.IGNORECASE)  # that models put before a number
+_EXAMPLE = re.compile(r'"[^"]*"|\{.*?\}|\[.*?\]', re.DOTALL)  # in a prompt: a model that cannot read repeats it
 _SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
 
 
@@ -90,15 +91,15 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
         if not named and (trouble := _trouble(found.values)):
             raise ModelReplyError(f"the model names no bibs and says: {quoted(trouble)}")
         bibs = self._bibs(named, prediction)
-        if _contradicts_itself(found):
-            bibs = [replace(bib, confidence=min(bib.confidence, _DOUBTFUL_AT_MOST)) for bib in bibs]
-        answered = [bib for bib in bibs if bib.text not in _words(prompt)]
-        if bibs and not answered:
+        words, contradictory = _words(prompt), _contradicts_itself(found)
+        bibs = [_doubted(bib) if contradictory or bib.text in words else bib for bib in bibs]
+        examples = _words(" ".join(_EXAMPLE.findall(prompt)))
+        if bibs and all(bib.text in examples for bib in bibs):
             raise ModelReplyError(f"the reply repeats the example of the prompt: {bibs[0].text}")
         # Numbers that are no bibs are left out, as `bib_lines` does; words in their place are no answer at all.
         if not bibs and not all(_is_number(entry.number or "") for entry in named):
             raise ModelReplyError(f"no number where the bib should be: {quoted(text)}")
-        return surest(answered)
+        return surest(bibs)
 
     def _bibs(self, entries: Sequence[_Entry], prediction: Prediction) -> list[Bib]:
         sureness = _Sureness(prediction.tokens)
@@ -184,6 +185,10 @@ def _is_number(text: str) -> bool:
 
 def _says_none(text: str) -> bool:
     return text.strip(" \n.!\"'").lower() in _NONE
+
+
+def _doubted(bib: Bib) -> Bib:
+    return replace(bib, confidence=min(bib.confidence, _DOUBTFUL_AT_MOST))
 
 
 def _words(prompt: str) -> set[str]:

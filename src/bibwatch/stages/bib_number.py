@@ -8,14 +8,14 @@ was unsure of.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import zip_longest
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
+import structlog
 from pydantic import Field, SerializeAsAny
 
-from bibwatch.errors import ModelUnavailableError
+from bibwatch.errors import BibwatchError, ModelError, ModelUnavailableError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Bib, InterpreterOptions
 from bibwatch.interpreters.bib_json import BibJsonOptions
@@ -25,9 +25,16 @@ from bibwatch.runtimes.ocr import VisionOcrOptions
 from bibwatch.stages import rereading
 from bibwatch.stages.base import Outcome, Reading, Stage, StageOptions, Verdict
 
+log = structlog.get_logger()
+
 _DETECTED = 0.3  # how sure the bundled OCR must be of a number for a better model to look there
 _MOST_PARTS = 16  # of one photo that are looked at again
 _VIEW = 1024  # pixels, of a model that does not say what it has use for
+
+
+SubjectT = TypeVar("SubjectT")
+Seen = tuple[Photo, Outcome]
+Look = tuple[Photo, Outcome, list[tuple[SubjectT, Box]]]  # parts to read again, each with what it is read for
 
 
 class BibNumberOptions(StageOptions):
@@ -63,7 +70,7 @@ class BibNumberOptions(StageOptions):
     crops: Literal["auto", "none", "boxes", "detector", "tiles"] = Field(
         default="auto",
         description="Where a model that replies in text looks again: at its own boxes, where the bundled OCR sees a "
-        "number, at overlapping tiles of a photo much larger than its view; auto takes the first that finds anything.",
+        "number, at overlapping tiles of a photo much larger than its view; auto takes boxes of both, else tiles.",
     )
     second_model_options: SerializeAsAny[ModelOptions] | None = Field(
         default=None, description="A second model, a preset or a table; it is asked where the first was unsure."
@@ -110,6 +117,7 @@ class BibNumber(Stage[BibNumberOptions]):
     """The product."""
 
     options_type: ClassVar[type[StageOptions]] = BibNumberOptions
+    _trouble = ""  # what the second model last had
 
     @property
     def longest_side(self) -> int | None:
@@ -118,12 +126,12 @@ class BibNumber(Stage[BibNumberOptions]):
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         photos = list(photos)
-        for photo, seen in zip(photos, super().read(photos), strict=True):
-            outcome = seen
-            if outcome.error is None and self._looks_near:
-                outcome = self._seen_from_near(photo, outcome)
-            if outcome.error is None and "second" in self.further:
-                outcome = self._asked_of_another(photo, outcome)
+        seen: Iterator[Seen] = zip(photos, super().read(photos), strict=True)
+        if self._looks_near:
+            seen = self._seen_from_near(seen)
+        if "second" in self.further:
+            seen = self._asked_of_another(seen)
+        for _, outcome in seen:
             yield outcome
 
     def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
@@ -135,59 +143,79 @@ class BibNumber(Stage[BibNumberOptions]):
     def _looks_near(self) -> bool:
         return self.options.model_options.gives is Gives.TEXT and self.options.crops != "none"
 
-    def _seen_from_near(self, photo: Photo, outcome: Outcome) -> Outcome:
-        """Read parts of a photo again with the same model, and put the readings together."""
+    def _seen_from_near(self, seen: Iterable[Seen]) -> Iterator[Seen]:
+        """Read parts of the photos again with the same model, and put the readings together."""
+        looks = (self._near(photo, outcome) for photo, outcome in seen)
+        for photo, outcome, near in _together(super().read, looks, self.options.model_options.batch_size):
+            readings = [rereading.placed(each, part, box) for box, part, answer in near for each in answer.readings]
+            merged = rereading.merged([*outcome.readings, *readings])
+            judged = tuple(self._judged(photo, each) for each in merged)
+            seconds = outcome.seconds + sum(answer.seconds for _, _, answer in near)
+            errors = [answer.error for _, _, answer in near if answer.error]
+            gone = [error for error in errors if isinstance(error, ModelUnavailableError)]
+            if lost := gone or (not judged and errors):  # no bibs is an answer only where every part was read
+                yield photo, replace(outcome, readings=(), error=lost[0])
+            else:
+                yield photo, replace(outcome, readings=judged, seconds=seconds)
+
+    def _near(self, photo: Photo, outcome: Outcome) -> Look[Box | None]:
+        """Return the parts where bibs seem to be, each with its bib's box; else tiles, which have none."""
+        if outcome.error:
+            return photo, outcome, []
         detected = next(self.further["detector"].read([photo])) if "detector" in self.further else Outcome()
+        outcome = replace(outcome, seconds=outcome.seconds + detected.seconds)
         boxes = self._boxes(outcome, detected)
-        parts = [rereading.around(box, photo) for box in boxes] or self._tiles(photo)  # tiles come without boxes
-        near = list(super().read([rereading.cut(photo, part) for part in parts]))
-        gone = next((each.error for each in near if isinstance(each.error, ModelUnavailableError)), None)
-        if gone:
-            return replace(outcome, readings=(), error=gone)
-        readings = [
-            self._placed(photo, reading, part, box)
-            for part, box, each in zip_longest(parts, boxes, near)
-            for reading in each.readings
-        ]
-        seconds = outcome.seconds + detected.seconds + sum(each.seconds for each in near)
-        return replace(outcome, readings=rereading.merged([*outcome.readings, *readings]), seconds=seconds)
+        parts: list[tuple[Box | None, Box]] = [(box, rereading.around(box, photo)) for box in boxes]
+        return photo, outcome, parts or [(None, tile) for tile in self._tiles(photo)]
 
     def _boxes(self, outcome: Outcome, detected: Outcome) -> list[Box]:
-        """Return where bibs seem to be: by the model itself, else by the detector."""
-        crops = self.options.crops
-        own = outcome.readings if crops in {"auto", "boxes"} else ()
-        found = detected.readings if crops in {"auto", "detector"} else ()
-        for readings in (own, found):
-            if boxes := [reading.box for reading in readings if reading.box]:
-                return boxes[:_MOST_PARTS]
-        return []
+        """Return where bibs seem to be: by the model itself, and by the detector besides."""
+        own = outcome.readings if self.options.crops in {"auto", "boxes"} else ()
+        boxes = [reading.box for reading in own if reading.box]
+        for reading in detected.readings:
+            if reading.box and not any(rereading.same_place(reading.box, box) for box in boxes):
+                boxes.append(reading.box)
+        return boxes[:_MOST_PARTS]
 
     def _tiles(self, photo: Photo) -> list[Box]:
         view = self.options.model_options.longest_side or _VIEW
         return rereading.tiles(photo, view) if self.options.crops in {"auto", "tiles"} else []
 
-    def _asked_of_another(self, photo: Photo, outcome: Outcome) -> Outcome:
+    def _asked_of_another(self, seen: Iterable[Seen]) -> Iterator[Seen]:
         """Ask the second model about each reading that the first was unsure of, and nothing else."""
-        second = self.further["second"]
-        model = second.options.model_options.model
+        model = self.further["second"].options.model_options
+        looks = (self._doubts(photo, outcome) for photo, outcome in seen)
+        for photo, outcome, answers in _together(self._asked, looks, model.batch_size):
+            decided = {}
+            for first, part, answer in answers:
+                again = [replace(rereading.placed(each, part, None), model=model.model) for each in answer.readings]
+                decided[first] = rereading.decided(first, again)
+            readings = [each for first in outcome.readings for each in decided.get(first, (first,))]
+            seconds = outcome.seconds + sum(answer.seconds for _, _, answer in answers)
+            judged = tuple(self._judged(photo, each) for each in readings)
+            yield photo, replace(outcome, readings=judged, seconds=seconds)
+
+    def _asked(self, parts: Iterable[Photo]) -> Iterator[Outcome]:
+        """Have the second model read; where it cannot be asked the first's readings stand."""
+        parts = list(parts)
+        answers: list[Outcome] = []
+        try:
+            answers.extend(self.further["second"].read(parts))
+        except BibwatchError as exc:
+            answers += [Outcome(error=ModelError(str(exc)))] * (len(parts) - len(answers))
+        trouble = next((str(answer.error) for answer in answers if answer.error), "")
+        if trouble and trouble != self._trouble:  # once, not for hours
+            log.warning("second.failed", preset=self.further["second"].options.model_options.name, error=trouble)
+        self._trouble = trouble
+        yield from answers
+
+    def _doubts(self, photo: Photo, outcome: Outcome) -> Look[Reading]:
         unsure = {
             reading: rereading.around(reading.box, photo)
             for reading in outcome.readings
             if reading.box and reading.confidence < self.options.accept_confidence
         }
-        cuts = [rereading.cut(photo, part) for part in unsure.values()]
-        decided = {}
-        seconds = outcome.seconds
-        for (first, part), answer in zip(unsure.items(), second.read(cuts) if cuts else (), strict=True):
-            again = [replace(self._placed(photo, each, part, None), model=model) for each in answer.readings]
-            decided[first] = rereading.decided(first, again)
-            seconds += answer.seconds
-        readings = [each for first in outcome.readings for each in decided.get(first, (first,))]
-        return replace(outcome, readings=tuple(self._judged(photo, each) for each in readings), seconds=seconds)
-
-    def _placed(self, photo: Photo, reading: Reading, part: Box, box: Box | None) -> Reading:
-        """Return a reading of a part as one of the whole photo; without a box of its own it is in `box`."""
-        return self._judged(photo, rereading.placed(reading, part, box))
+        return photo, outcome, list(unsure.items())
 
     def _judged(self, photo: Photo, reading: Reading) -> Reading:
         """Return a reading for review if something speaks against it in the photo as a whole."""
@@ -214,3 +242,24 @@ class BibNumber(Stage[BibNumberOptions]):
             for reading in sorted(outcome.readings, key=lambda reading: -reading.confidence)
         ]
         return ", ".join(parts) or "no bib"
+
+
+def _together(
+    read: Callable[[Iterable[Photo]], Iterator[Outcome]], looks: Iterable[Look[SubjectT]], batch_size: int
+) -> Iterator[tuple[Photo, Outcome, list[tuple[SubjectT, Box, Outcome]]]]:
+    """Read the parts of so many photos together as fill a batch: most photos have but few. Yields them by photo."""
+    for some in _batches(looks, batch_size):
+        cuts = [rereading.cut(photo, part) for photo, _, parts in some for _, part in parts]
+        answers = iter(read(cuts) if cuts else ())
+        for photo, outcome, parts in some:
+            yield photo, outcome, [(subject, part, next(answers)) for subject, part in parts]
+
+
+def _batches(looks: Iterable[Look[SubjectT]], batch_size: int) -> Iterator[list[Look[SubjectT]]]:
+    some: list[Look[SubjectT]] = []
+    for look in looks:
+        some.append(look)
+        if sum(len(parts) for _, _, parts in some) >= batch_size:
+            yield some
+            some = []
+    yield some

@@ -12,7 +12,7 @@ from bibwatch.images import Photo
 from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Reading, Verdict
 
-_MARGIN = 0.6  # of a bib's height, on each side: a detector's box is tight, and a model wants to see the bib's paper
+_MARGIN = 0.25  # of a box's height, on each side: a detector's box is wide by itself, and pixels are few
 _SAME_PLACE = 0.3  # of the smaller of two boxes, if they are to be about the same bib
 _OVERLAP = 0.25  # of a tile; a bib is seldom wider
 _MOST_TILES = 16
