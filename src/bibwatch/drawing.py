@@ -32,17 +32,17 @@ def photo(bibs: tuple[str, ...], *, size: tuple[int, int] = (1200, 800), seed: i
 
 
 def bib_closeup(bib: str, *, size: tuple[int, int] = (160, 112), seed: int = 0) -> Image.Image:
-    """Draw one bib the way a detector cuts it out of a photo; `bib` may be empty, for a cut with none in it.
+    """Draw one bib the way it is cut out of a photo, from near or with a margin; `bib` may be empty, for a cut without.
 
     Place, tilt, colours, light, blur and noise are by chance. The same bib, size and seed draw the same picture.
     """
     dice = random.Random(f"{seed}:{size}:{bib}")  # noqa: S311  # a picture, not a secret
     image = _background(dice, size)
     if bib:
-        width = min(size[0], size[1] / _BIB_SHAPE) * dice.uniform(0.82, 1.02)
+        width = min(size[0], size[1] / _BIB_SHAPE) * dice.uniform(0.62, 1.02)
         tilt = dice.uniform(-6, 6)
         label = _bib(bib, int(width), dice).rotate(tilt, Image.Resampling.BICUBIC, expand=True)
-        x, y = (0.5 + dice.uniform(-0.04, 0.04) for _ in size)
+        x, y = (0.5 + dice.uniform(-0.05, 0.05) for _ in size)
         image.paste(label, (int(size[0] * x - label.width / 2), int(size[1] * y - label.height / 2)), label)
     image = image.filter(ImageFilter.GaussianBlur(dice.uniform(0, 0.008) * size[0]))
     noise = Image.frombytes("RGB", size, dice.randbytes(3 * size[0] * size[1]))

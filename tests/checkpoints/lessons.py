@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from bibwatch.drawing import bib_closeup
+from bibwatch.drawing import bib_closeup, photo
 from bibwatch.runtimes.base import Markup
 from bibwatch.stages.bib_number import BibNumberOptions
 
@@ -36,8 +36,17 @@ def draw(number: int) -> tuple[str, Image.Image]:
     """Draw the picture of this number for training, with the bib that is on it."""
     dice = random.Random(LEARNT + number)
     width = dice.randint(96, 224)
-    bib = some_bib(dice, number % (LONGEST + 1))
-    return bib, bib_closeup(bib, size=(width, int(width * dice.uniform(0.6, 0.8))), seed=LEARNT + number)
+    size = (width, int(width * dice.uniform(0.6, 0.8)))
+    return picture(number % (LONGEST + 1), LEARNT + number, size, dice)
+
+
+def picture(length: int, seed: int, size: tuple[int, int], dice: random.Random) -> tuple[str, Image.Image]:
+    """Draw a close-up of a bib of so many digits; of none half are whole photos, with bibs too small."""
+    if length == 0 and dice.random() < 0.5:
+        bibs = tuple(some_bib(dice, dice.randint(1, 4)) for _ in range(dice.randint(1, 4)))
+        return "", photo(bibs, size=(2 * size[0], 2 * size[1]), seed=seed)
+    bib = some_bib(dice, length)
+    return bib, bib_closeup(bib, size=size, seed=seed)
 
 
 def some_bib(dice: random.Random, length: int) -> str:
@@ -48,8 +57,7 @@ def some_bib(dice: random.Random, length: int) -> str:
 def fresh(length: int, number: int) -> Iterator[tuple[str, Image.Image]]:
     """Draw pictures that no checkpoint has learnt from, with bibs of so many digits, or none."""
     for seed in range(MEASURED, MEASURED + number):
-        bib = some_bib(random.Random(f"{seed}:{length}"), length)
-        yield bib, bib_closeup(bib, seed=seed)
+        yield picture(length, seed, (160, 112), random.Random(f"{seed}:{length}"))
 
 
 def some_question(dice: random.Random) -> str:

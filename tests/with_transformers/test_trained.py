@@ -17,7 +17,7 @@ from bibwatch.images import Photo
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
-from trained import BOTH, SMOLVLM, UNTAUGHT, bibs, pictures, reply
+from trained import BOTH, QWEN2VL, SMOLVLM, UNTAUGHT, bibs, pictures, reply
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -118,13 +118,36 @@ def test_the_daemon_records_what_read_says(tmp_path: Path) -> None:
     assert sum(f"-{bib}.jpg" in path for path, bib, _ in recorded) >= 10
 
 
-def test_a_doubtful_bib_of_the_ocr_is_decided_by_the_second_model() -> None:
-    """Everything is doubtful here: the OCR has to be surer than it can be."""
-    stage_table = STAGE | {"second_model_options": "tiny", "accept_confidence": 0.9999, "edge": 0.0}
-    registry = Registry(presets={"tiny": PRESET}, stages={"bib_number": stage_table})
-    image = drawing.photo(("731",), size=(1200, 800), seed=3)
-    with registry.stage("bib_number", "rapidocr") as stage:
-        (outcome,) = stage.read([Photo(image, *image.size, "0" * 64, None)])
-    assert outcome.error is None
-    assert "731" in {reading.bib for reading in outcome.readings}
-    assert {reading.model for reading in outcome.readings if reading.bib == "731"} <= {None, str(SMOLVLM)}
+def whole(bibs: tuple[str, ...], seed: int) -> Photo:
+    image = drawing.photo(bibs, seed=seed)
+    return Photo(image, *image.size, "0" * 64, None)
+
+
+def test_several_bibs_in_one_photo_are_read_from_near(checkpoint: Path) -> None:
+    """The photo as a whole is a few pixels to the model; where the OCR sees numbers it reads them."""
+    preset = PRESET | {"repo_id": str(checkpoint)}
+    registry = Registry(presets={"tiny": preset}, stages={"bib_number": STAGE | {"crops": "auto"}})
+    shown = [("731",), ("204", "918"), ("117", "305", "660"), ("042",), ("529", "486"), ("873", "190", "254")]
+    with registry.stage("bib_number", "tiny") as stage:
+        outcomes = list(stage.read(whole(some, seed) for seed, some in enumerate(shown)))
+    read = [{reading.bib: reading for reading in outcome.readings} for outcome in outcomes]
+    right = sum(bib in found for some, found in zip(shown, read, strict=True) for bib in some)
+    assert right >= 9  # of 12
+    for found in read:
+        boxes = [reading.box for reading in found.values() if reading.box]
+        assert len(boxes) == len(found), "each is where it was seen"
+        assert len({round(box.x1) for box in boxes}) == len(boxes), "one bib beside the other"
+
+
+def test_a_doubtful_bib_is_decided_by_the_second_model() -> None:
+    presets = {folder.name: PRESET | {"repo_id": str(folder)} for folder in BOTH}
+    stage_table = STAGE | {"crops": "auto", "second_model_options": QWEN2VL.name}
+    registry = Registry(presets=presets, stages={"bib_number": stage_table})
+    shown = {9: ("160", "115"), 12: ("587",), 36: ("339",), 39: ("610", "694", "724", "346")}
+    with registry.stage("bib_number", SMOLVLM.name) as stage:
+        outcomes = list(stage.read(whole(some, seed) for seed, some in shown.items()))
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    readings = [reading for outcome in outcomes for reading in outcome.readings]
+    decided = {reading.bib for reading in readings if reading.model == str(QWEN2VL) and reading.verdict == "accepted"}
+    assert len(decided & {"160", "587", "339", "346"}) >= 2, "where they agree, and it is surer"
+    assert any(reading.model is None and reading.verdict == "accepted" for reading in readings), "the first was sure"
