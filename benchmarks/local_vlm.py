@@ -8,7 +8,7 @@ and with further sizes of batch by `--batch`. The same model, the same files and
 in one run; medians of the rounds are compared. Needs `bibwatch[local]`.
 
 Cases: `smolvlm` and `qwen2vl` are the small checkpoints of tests/checkpoints, which really read, on drawn bibs, in
-batches of 64: they belong to no preset. `256m`, `500m` and `2.2b` are models of SmolVLM's published sizes with random
+batches of 128: they belong to no preset. `256m`, `500m` and `2.2b` are models of SmolVLM's published sizes with random
 weights, on drawn photos as one tile, with a fixed number of new tokens: what they say is nonsense, their speed is not.
 
 `--parts` tells where the time goes: making the inputs, reading them (up to the first new token), writing the rest.
@@ -136,18 +136,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     there = [name for name in TRAINED if (CHECKPOINTS / name / "config.json").is_file()]
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join([*TRAINED, *SIZES])}")
-    parser.add_argument("--images", type=int, help="images of a round [default: 64 of trained models, else 16]")
+    parser.add_argument("--images", type=int, help="images of a round [default: 256 of trained models, else 16]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, action="append", default=[], help="a further size of batch to measure")
     parser.add_argument("--gpu", action="store_true", help="on CUDA, with the presets for GPUs")
     parser.add_argument("--parts", action="store_true", help="also tell where the time goes")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "local_vlm.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="if of this machine, its other cases stay",
+        default=Path(__file__).parent / "results" / "local_vlm.json",
+    )
     chosen = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     cases = chosen.cases or [*there, *(name for name in SIZES if chosen.gpu or name != "2.2b")]
     if unknown := set(cases) - {*there, *SIZES}:
         parser.error(f"no such case, or its checkpoint is not there: {', '.join(sorted(unknown))}")
     report: dict[str, Any] = {"machine": machine(gpu=chosen.gpu), "cases": {}}
+    if chosen.out.is_file() and (before := json.loads(chosen.out.read_text()))["machine"] == report["machine"]:
+        report = before  # other cases stay
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     for name in cases:
         with tempfile.TemporaryDirectory(prefix="bibwatch-local-vlm-") as place:
@@ -166,16 +173,15 @@ def machine(*, gpu: bool) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
     }
 
 
 def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Let the guide's loop and the runtime answer about the same files by turns; return and print what it took."""
-    device = "cuda" if chosen.gpu else "cpu"
+    device, load = "cuda" if chosen.gpu else "cpu", round(os.getloadavg()[0], 1)
     trained = name in TRAINED
     folder = CHECKPOINTS / name if trained else write_model(SIZES[name], place / "model")
-    paths = draw(place, chosen.images or (64 if trained else 16), trained=trained)
+    paths = draw(place, chosen.images or (256 if trained else 16), trained=trained)
     new_tokens = 32 if trained else NEW_TOKENS
     table = {**preset_of(name, gpu=chosen.gpu), "repo_id": str(folder), "device": device, "max_new_tokens": new_tokens}
     options = Registry(presets={name: table}).model_options(name)
@@ -191,6 +197,7 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
     took, memory, said = by_turns(ways, chosen.rounds, device)
     seconds = {way: statistics.median(each) / len(paths) for way, each in took.items()}
     case: dict[str, Any] = {
+        "load_before": load,
         "parameters": sum(weights.numel() for weights in guide.model.parameters()),
         "images": len(paths),
         "rounds": chosen.rounds,
@@ -223,7 +230,7 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
 def preset_of(name: str, *, gpu: bool) -> dict[str, Any]:
     """Return the preset whose own choice of precision and batch is measured, with pictures of one tile."""
     if name in TRAINED:
-        return {"kind": "vision_hf_transformers", "batch_size": 64}  # so small that the preset of no model is theirs
+        return {"kind": "vision_hf_transformers", "batch_size": 128}  # so small that the preset of no model is theirs
     size = SIZES[name]
     base = size.preset.replace("-cpu", "-gpu") if gpu else size.preset
     return {"base": base, "image_longest_edge": size.tile, "longest_side": size.tile}

@@ -1,66 +1,99 @@
 """How often the trained checkpoints are right, by how sure `bib_number` says they are.
 
-    python benchmarks/reliability.py [--number N] [--out FILE]
+    python benchmarks/reliability.py [--closeups N] [--photos N] [--out FILE]
 
-Reads N fresh drawn bibs of each length (1 to 3 digits) with each checkpoint of tests/checkpoints.
-Needs `bibwatch[local]`.
+Reads N fresh drawn close-ups of bibs of each length (1 to 3 digits), and N drawn photos with one to four bibs of two or
+three digits, which are read again from near where the bundled OCR sees them, with each checkpoint of tests/checkpoints,
+and the photos with both: the second is asked about what the first was unsure of. Needs `bibwatch[local]`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from itertools import pairwise
+import random
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from bibwatch import drawing
 from bibwatch.images import Photo
 from bibwatch.registry import Registry
 
-CHECKPOINTS = Path(__file__).parents[1] / "tests" / "checkpoints"
+FOLDER = Path(__file__).parents[1] / "tests" / "checkpoints"
+CHECKPOINTS = ("smolvlm", "qwen2vl")
 EDGES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.01)
 SEED = 300_000  # training draws from 1,000,000 on
+
+
+Drawn = Iterator[tuple[set[str], Image.Image]]  # and the bibs that are in it
 
 
 def main() -> None:
     """Read, count, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=700)
+    parser.add_argument("--closeups", type=int, default=700)
+    parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "reliability.json")
     chosen = parser.parse_args()
-    report = {name: table(name, chosen.number) for name in ("smolvlm", "qwen2vl")}
-    chosen.out.write_text(json.dumps({"drawings_of_each_length": chosen.number, **report}, indent=2) + "\n")
+    report = {
+        name: {
+            "closeups": table(name, closeups(chosen.closeups), crops="none"),
+            "photos": table(name, photos(chosen.photos)),
+        }
+        for name in CHECKPOINTS
+    }
+    first, second = CHECKPOINTS
+    report["both"] = {"photos": table(first, photos(chosen.photos), second_model_options=second)}
+    chosen.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def table(name: str, number: int) -> list[dict[str, float]]:
-    """Return for each range of confidence how many readings there are, how sure on average, and the share right."""
-    read = readings(name, number)
+def closeups(number: int) -> Drawn:
+    """Draw bibs the way they are cut out of a photo, so many of each length."""
+    for digits in (1, 2, 3):
+        for place in range(number):
+            bib = f"{(7919 * place + 31) % 10**digits:0{digits}}"
+            yield {bib}, drawing.bib_closeup(bib, seed=SEED + place)
+
+
+def photos(number: int) -> Drawn:
+    """Draw photos with several runners."""
+    dice = random.Random(SEED)  # noqa: S311  # pictures, not secrets
+    for place in range(number):
+        bibs = {f"{dice.randrange(10**digits):0{digits}}" for digits in dice.choices((2, 3), k=dice.randint(1, 4))}
+        yield bibs, drawing.photo(tuple(sorted(bibs)), seed=SEED + place)
+
+
+def table(name: str, drawn: Drawn, **stage: str) -> dict[str, Any]:
+    """Return how many bibs were found, and how many readings there are in each range of confidence, and right ones."""
+    bibs, read = readings(name, drawn, stage)
     rows = []
     for low, high in pairwise(EDGES):
-        some = [(confidence, right) for confidence, right in read if low <= confidence < high]
+        some = [right for confidence, right in read if low <= confidence < high]
         if some:
-            sure, right = (sum(each[column] for each in some) / len(some) for column in (0, 1))
-            row = {"from": low, "to": min(1.0, high), "readings": len(some), "mean_confidence": sure, "right": right}
-            rows.append({key: round(value, 4) for key, value in row.items()})
-            span = f"{low:4.2f} to {min(1.0, high):4.2f}"
-            print(f"{name:8} {span}: {len(some):5} readings, said {sure:.3f}, right {right:.3f}")
-    return rows
+            rows.append({"from": low, "to": min(1.0, high), "readings": len(some), "right": sum(some)})
+            print(f"{name} {stage}: {low:4.2f} to {min(1.0, high):4.2f}: {len(some)} readings, {sum(some)} right")
+    found = sum(right for _, right in read)
+    print(f"{name} {stage}: {found} of {bibs} bibs found", flush=True)
+    return {"bibs": bibs, "found": found, "readings": rows}
 
 
-def readings(name: str, number: int) -> list[tuple[float, bool]]:
-    """Return confidence and rightness of each reading."""
-    preset = {"kind": "vision_hf_transformers", "repo_id": str(CHECKPOINTS / name), "device": "cpu", "batch_size": 64}
-    stage = {"model_interpreter_options": {"pattern": r"\d{1,3}"}, "crops": "none"}
-    registry = Registry(presets={"tiny": preset | {"max_new_tokens": 32}}, stages={"bib_number": stage})
-    found = []
-    with registry.stage("bib_number", "tiny") as reader:
-        for digits in (1, 2, 3):
-            bibs = [f"{(7919 * place + 31) % 10**digits:0{digits}}" for place in range(number)]
-            images = [drawing.bib_closeup(bib, seed=SEED + place) for place, bib in enumerate(bibs)]
-            photos = [Photo(image, *image.size, "0" * 64, None) for image in images]
-            for bib, outcome in zip(bibs, reader.read(photos), strict=True):
-                found += [(reading.confidence, reading.bib == bib) for reading in outcome.readings]
-    return found
+def readings(name: str, drawn: Drawn, stage: dict[str, str]) -> tuple[int, list[tuple[float, bool]]]:
+    """Return how many bibs there are, and confidence and rightness of each reading."""
+    base = {"kind": "vision_hf_transformers", "device": "cpu", "batch_size": 64, "max_new_tokens": 32}
+    presets = {name: base | {"repo_id": str(FOLDER / name)} for name in CHECKPOINTS}
+    options = {"model_interpreter_options": {"pattern": r"\d{1,3}"}, **stage}
+    number, found = 0, []
+    with Registry(presets=presets, stages={"bib_number": options}).stage("bib_number", name) as reader:
+        while some := list(islice(drawn, 64)):
+            outcomes = reader.read([Photo(image, *image.size, "0" * 64, None) for _, image in some])
+            for (bibs, _), outcome in zip(some, outcomes, strict=True):
+                number += len(bibs)
+                found += [(reading.confidence, reading.bib in bibs) for reading in outcome.readings]
+    return number, found
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from bibwatch.registry import Registry
 from bibwatch.runtimes.base import ModelOptions
 from bibwatch.settings import CameraSettings, Settings
 from bibwatch.store import schema
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def settings() -> str:
@@ -52,6 +55,50 @@ def options(kind: str, group: str) -> str:
         if field.description and name not in ModelOptions.about_fields
     ]
     return _table(("option", "default", "meaning"), rows)
+
+
+def memory() -> str:
+    """Make a table of what benchmarks/memory.py measured."""
+    found = json.loads((RESULTS / "memory.json").read_text())
+    keys = {"batch": "pictures at once", "most_gb": "most that the process held, GB"}
+    keys |= {"weights_gb": "of it weights", "before_gb": "of it Python and torch"}
+    return _table(tuple(keys.values()), [tuple(str(each[key]) for key in keys) for each in found["batches"]])
+
+
+def speed() -> str:
+    """Make a table of what benchmarks/local_vlm.py measured."""
+    found = json.loads((RESULTS / "local_vlm.json").read_text())
+    rows = [
+        (
+            f"`{name}`",
+            f"{case['parameters'] / 1e6:,.0f} M",
+            f"{case['guide']['seconds_an_image']:.3g} s",
+            f"{own['seconds_an_image']:.3g} s",
+            f"{way.removeprefix('batch ')}, {own['dtype'].removeprefix('torch.')}",
+            f"{own['times_as_fast']:.1f}",
+        )
+        for name, case in found["cases"].items()
+        for way, own in case["runtime"].items()
+    ]
+    heads = ("model", "parameters", "guide, an image", "`predict_batch`, an image", "batch, precision", "times as fast")
+    return _table(heads, rows)
+
+
+def reliability() -> str:
+    """Make a table of what benchmarks/reliability.py counted."""
+    found = json.loads((RESULTS / "reliability.json").read_text())
+    kinds = [(name, kind) for kind in ("closeups", "photos") for name in found if kind in found[name]]
+    rows = []
+    for span in sorted({(row["from"], row["to"]) for name, kind in kinds for row in found[name][kind]["readings"]}):
+        counted = [
+            next((row for row in found[name][kind]["readings"] if (row["from"], row["to"]) == span), None)
+            for name, kind in kinds
+        ]
+        said = f"{span[0]:.0%} to {span[1]:.0%}"
+        rows.append((said, *(f"{row['right']} of {row['readings']}" if row else "" for row in counted)))
+    all_found = (f"{found[name][kind]['found']} of {found[name][kind]['bibs']}" for name, kind in kinds)
+    heads = ("said to be sure", *(f"{name}, {kind}: right" for name, kind in kinds))
+    return _table(heads, [*rows, ("bibs found", *all_found)])
 
 
 def commands() -> str:

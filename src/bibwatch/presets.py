@@ -71,7 +71,7 @@ BUILT_IN: Final[dict[str, dict[str, Any]]] = {
     "rapidocr": {"kind": "vision_ocr", "licence": _APACHE, "download_gb": 0, "memory_gb": 0.7},
     # The founding guide's four.
     "qwen-inline-cpu": {**_CPU, **_QWEN2_2B},
-    "qwen-inline-gpu": {**_GPU, **_QWEN2_2B},
+    "qwen-inline-gpu": {**_GPU, **_QWEN2_2B, "batch_size": 8},  # 16 would take it over 6 GB
     "smol-inline-cpu": {**_CPU, **_SMOL},
     "smol-inline-gpu": {**_GPU, **_SMOL},
     # Smaller and newer ones of both families.

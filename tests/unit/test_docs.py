@@ -17,6 +17,7 @@ from bibwatch import cli, drawing, settings
 from bibwatch.cli.demo import QUERY
 from bibwatch.ingest.camera import Camera
 from bibwatch.settings import CameraSettings, Settings
+from bibwatch.stages.bib_number import BibNumberOptions
 from bibwatch.states import MEANING, TRANSITIONS, State
 from bibwatch.store.database import Database
 from bibwatch.store.schema import VIEWS
@@ -97,6 +98,9 @@ def test_config_toml_is_complete_and_holds_the_defaults(monkeypatch: pytest.Monk
     ):
         for name in model.model_fields:
             assert re.search(rf"^(# )?(\[{name}[\].]|{name} = |\[{name}\])|^# \[{name}\.", text, re.MULTILINE), name
+    stage = text.partition("[stages.bib_number]")[2]
+    for name in BibNumberOptions.model_fields.keys() - {"kind", "model_options"}:  # a preset is named, not written out
+        assert re.search(rf"^(# )?{name} = |^\[stages\.bib_number\.{name}\]", stage, re.MULTILINE), name
 
 
 def test_the_commented_parts_of_config_toml_work() -> None:
