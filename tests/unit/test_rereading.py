@@ -19,7 +19,7 @@ from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Box, BoxConvention, Finish, Frame, Gives, Prediction, TextLine, Token
-from bibwatch.stages import rereading
+from bibwatch.stages import bib_number, rereading
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.stages.bib_number import BibNumber
 from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
@@ -66,7 +66,7 @@ def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: in
 @given(st.floats(0, 600), st.floats(0, 400), st.floats(4, 200), st.floats(4, 100), st.sampled_from([1, 2, 4]))
 def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height: float, scale: int) -> None:
     whole = photo(800, 600, scale=scale)
-    part = rereading.around(Box(x, y, min(800, x + width), min(600, y + height)), whole)
+    part = rereading.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, rereading.OF_A_READER)
     cut = rereading.cut(whole, part)
     assert part.x1 <= x
     assert part.y2 >= min(600, y + height)
@@ -140,7 +140,7 @@ def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     (outcome,) = stage.read([photo()])
     asked = stage.further["second"].runtime
     assert isinstance(asked, ScriptedRuntime)
-    assert [picture.size for picture in asked.pictures] == [(132, 72)]  # the bib and a margin
+    assert [picture.size for picture in asked.pictures] == [(120, 60)]  # the bib and a margin
     found = {each.bib: each for each in outcome.readings}
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
     assert found["1042"].box == UNSURE.box
@@ -269,6 +269,21 @@ def test_parts_of_several_photos_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -
     assert together == [6, 4, 2]
 
 
+def test_a_photo_does_not_wait_for_ever_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow model fills no batch in time: a watchdog would take it for one that hangs."""
+    monkeypatch.setattr(bib_number, "_PATIENCE", -1)
+    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 8})
+    outcomes = stage.read([photo(), photo()])
+    next(outcomes)
+    assert len(stage.runtime.pictures) == 2
+
+
+def test_a_neighbour_seen_in_a_doubtful_part_is_no_second_bib() -> None:
+    stage = cascade(lines(UNSURE, SURE), says(SURE.text, "1042"))
+    (outcome,) = stage.read([photo()])
+    assert sorted(each.bib for each in outcome.readings) == sorted([SURE.text, "1042"])
+
+
 def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monkeypatch: pytest.MonkeyPatch) -> None:
     first = scripted(BibNumber, BibLines, lines(UNSURE), lines(), lines(SURE, UNSURE), gives=Gives.LINES)
     second = scripted(BibNumber, BibJson, says("1042"), says("17"), gives=Gives.TEXT, model={"batch_size": 4})
@@ -333,5 +348,7 @@ def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
 
 def test_one_bad_part_costs_nothing_else() -> None:
     stage = vlm(says("88"), Prediction(error=ModelError("fell over")), says("731"), detected=lines(UNSURE, SURE))
-    (outcome,) = stage.read([photo()])
+    with capture_logs() as logs:
+        (outcome,) = stage.read([photo()])
+    assert [(entry["event"], entry["parts"], entry["of"]) for entry in logs] == [("parts.failed", 1, 2)]
     assert {each.bib for each in outcome.readings} == {"88", "731"}

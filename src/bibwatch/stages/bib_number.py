@@ -8,6 +8,7 @@ was unsure of.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 
 _DETECTED = 0.3  # how sure the bundled OCR must be of a number for a better model to look there
 _MOST_PARTS = 16  # of one photo that are looked at again
+_PATIENCE = 60  # seconds that a photo waits for others to fill a batch; a watchdog counts those between two photos
 _VIEW = 1024  # pixels, of a model that does not say what it has use for
 
 
@@ -81,7 +83,7 @@ class BibNumberOptions(StageOptions):
     @property
     def question(self) -> str:
         asked = super().question
-        return asked + self.box_question if self._draws and not self.prompt else asked
+        return asked + self.box_question if self.draws and not self.prompt else asked
 
     def further(self) -> dict[str, StageOptions]:
         found: dict[str, StageOptions] = {}
@@ -93,7 +95,8 @@ class BibNumberOptions(StageOptions):
         return found
 
     @property
-    def _draws(self) -> bool:
+    def draws(self) -> bool:
+        """Whether the model draws boxes itself."""
         return self.model_options.boxes is not BoxConvention.NONE
 
     def _with(self, model: ModelOptions, **interpreter: Any) -> BibNumberOptions:
@@ -153,10 +156,13 @@ class BibNumber(Stage[BibNumberOptions]):
             seconds = outcome.seconds + sum(answer.seconds for _, _, answer in near)
             errors = [answer.error for _, _, answer in near if answer.error]
             gone = [error for error in errors if isinstance(error, ModelUnavailableError)]
-            if lost := gone or (not judged and errors):  # no bibs is an answer only where every part was read
+            nothing = not judged and len(errors) == len(near)  # of many tiles one may make no sense
+            if lost := gone or (errors if nothing else []):
                 yield photo, replace(outcome, readings=(), error=lost[0])
-            else:
-                yield photo, replace(outcome, readings=judged, seconds=seconds)
+                continue
+            if errors:
+                log.warning("parts.failed", parts=len(errors), of=len(near), sha256=photo.sha256, error=str(errors[0]))
+            yield photo, replace(outcome, readings=judged, seconds=seconds)
 
     def _near(self, photo: Photo, outcome: Outcome) -> Look[Box | None]:
         """Return the parts where bibs seem to be, each with its bib's box; else tiles, which have none."""
@@ -165,7 +171,7 @@ class BibNumber(Stage[BibNumberOptions]):
         detected = next(self.further["detector"].read([photo])) if "detector" in self.further else Outcome()
         outcome = replace(outcome, seconds=outcome.seconds + detected.seconds)
         boxes = self._boxes(outcome, detected)
-        parts: list[tuple[Box | None, Box]] = [(box, rereading.around(box, photo)) for box in boxes]
+        parts: list[tuple[Box | None, Box]] = [(box, self._around(box, photo)) for box in boxes]
         return photo, outcome, parts or [(None, tile) for tile in self._tiles(photo)]
 
     def _boxes(self, outcome: Outcome, detected: Outcome) -> list[Box]:
@@ -176,6 +182,10 @@ class BibNumber(Stage[BibNumberOptions]):
             if reading.box and not any(rereading.same_place(reading.box, box) for box in boxes):
                 boxes.append(reading.box)
         return boxes[:_MOST_PARTS]
+
+    def _around(self, box: Box, photo: Photo) -> Box:
+        share = rereading.OF_A_READER if self.options.draws else rereading.OF_A_DETECTOR
+        return rereading.around(box, photo, share)
 
     def _tiles(self, photo: Photo) -> list[Box]:
         view = self.options.model_options.longest_side or _VIEW
@@ -188,7 +198,12 @@ class BibNumber(Stage[BibNumberOptions]):
         for photo, outcome, answers in _together(self._asked, looks, model.batch_size):
             decided = {}
             for first, part, answer in answers:
-                again = [replace(rereading.placed(each, part, None), model=model.model) for each in answer.readings]
+                others = {reading.bib for reading in outcome.readings} - {first.bib}  # a neighbour is no news
+                again = [
+                    replace(rereading.placed(each, part, None), model=model.model)
+                    for each in answer.readings
+                    if each.bib not in others
+                ]
                 decided[first] = rereading.decided(first, again)
             readings = [each for first in outcome.readings for each in decided.get(first, (first,))]
             seconds = outcome.seconds + sum(answer.seconds for _, _, answer in answers)
@@ -211,7 +226,7 @@ class BibNumber(Stage[BibNumberOptions]):
 
     def _doubts(self, photo: Photo, outcome: Outcome) -> Look[Reading]:
         unsure = {
-            reading: rereading.around(reading.box, photo)
+            reading: self._around(reading.box, photo)
             for reading in outcome.readings
             if reading.box and reading.confidence < self.options.accept_confidence
         }
@@ -257,9 +272,11 @@ def _together(
 
 def _batches(looks: Iterable[Look[SubjectT]], batch_size: int) -> Iterator[list[Look[SubjectT]]]:
     some: list[Look[SubjectT]] = []
+    since = time.monotonic()
     for look in looks:
         some.append(look)
-        if sum(len(parts) for _, _, parts in some) >= batch_size:
+        parts = sum(len(parts) for _, _, parts in some)
+        if parts == 0 or parts >= batch_size or time.monotonic() - since > _PATIENCE:
             yield some
-            some = []
+            some, since = [], time.monotonic()
     yield some

@@ -12,15 +12,17 @@ from bibwatch.images import Photo
 from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Reading, Verdict
 
-_MARGIN = 0.25  # of a box's height, on each side: a detector's box is wide by itself, and pixels are few
+# How much around a box is looked at, on each side, as a share of its height: a detector's box is wide by itself, and
+# pixels are few; what a model that reads draws may well cut a digit off.
+OF_A_DETECTOR, OF_A_READER = 0.25, 0.6
 _SAME_PLACE = 0.3  # of the smaller of two boxes, if they are to be about the same bib
 _OVERLAP = 0.25  # of a tile; a bib is seldom wider
 _MOST_TILES = 16
 
 
-def around(box: Box, photo: Photo) -> Box:
-    """Return a box with a margin, within the photo; pixels of the photo at full size."""
-    margin = _MARGIN * (box.y2 - box.y1)
+def around(box: Box, photo: Photo, share: float) -> Box:
+    """Return a box with a margin of a share of its height, within the photo; pixels of the photo at full size."""
+    margin = share * (box.y2 - box.y1)
     return Box(
         max(0.0, box.x1 - margin),
         max(0.0, box.y1 - margin),
