@@ -22,6 +22,7 @@ from PIL import Image
 from bibwatch import drawing
 from bibwatch.images import Photo
 from bibwatch.registry import Registry
+from bibwatch.stages.base import Verdict
 
 FOLDER = Path(__file__).parents[1] / "tests" / "checkpoints"
 CHECKPOINTS = ("smolvlm", "qwen2vl")
@@ -69,31 +70,35 @@ def photos(number: int) -> Drawn:
 
 def table(name: str, drawn: Drawn, **stage: str) -> dict[str, Any]:
     """Return how many bibs were found, and how many readings there are in each range of confidence, and right ones."""
-    bibs, read = readings(name, drawn, stage)
+    bibs, found, read = readings(name, drawn, stage)
+    accepted = [right for _, verdict, right in read if verdict is Verdict.ACCEPTED]
     rows = []
     for low, high in pairwise(EDGES):
-        some = [right for confidence, right in read if low <= confidence < high]
+        some = [right for confidence, _, right in read if low <= confidence < high]
         if some:
             rows.append({"from": low, "to": min(1.0, high), "readings": len(some), "right": sum(some)})
             print(f"{name} {stage}: {low:4.2f} to {min(1.0, high):4.2f}: {len(some)} readings, {sum(some)} right")
-    found = sum(right for _, right in read)
-    print(f"{name} {stage}: {found} of {bibs} bibs found", flush=True)
-    return {"bibs": bibs, "found": found, "readings": rows}
+    print(
+        f"{name} {stage}: {found} of {bibs} bibs found, {sum(accepted)} of {len(accepted)} accepted right", flush=True
+    )
+    return {"bibs": bibs, "found": found, "readings": rows, "accepted": len(accepted), "accepted_right": sum(accepted)}
 
 
-def readings(name: str, drawn: Drawn, stage: dict[str, str]) -> tuple[int, list[tuple[float, bool]]]:
-    """Return how many bibs there are, and confidence and rightness of each reading."""
+def readings(name: str, drawn: Drawn, stage: dict[str, str]) -> tuple[int, int, list[tuple[float, Verdict, bool]]]:
+    """Return how many bibs there are and how many are found, and confidence, verdict and rightness of each reading."""
     base = {"kind": "vision_hf_transformers", "device": "cpu", "batch_size": 64, "max_new_tokens": 32}
     presets = {name: base | {"repo_id": str(FOLDER / name)} for name in CHECKPOINTS}
     options = {"model_interpreter_options": {"pattern": r"\d{1,3}"}, **stage}
-    number, found = 0, []
+    number = found = 0
+    read = []
     with Registry(presets=presets, stages={"bib_number": options}).stage("bib_number", name) as reader:
         while some := list(islice(drawn, 64)):
             outcomes = reader.read([Photo(image, *image.size, "0" * 64, None) for _, image in some])
             for (bibs, _), outcome in zip(some, outcomes, strict=True):
                 number += len(bibs)
-                found += [(reading.confidence, reading.bib in bibs) for reading in outcome.readings]
-    return number, found
+                found += len(bibs & {reading.bib for reading in outcome.readings})
+                read += [(each.confidence, each.verdict, each.bib in bibs) for each in outcome.readings]
+    return number, found, read
 
 
 if __name__ == "__main__":

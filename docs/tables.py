@@ -98,7 +98,8 @@ def reliability() -> str:
         rows.append((said, *(f"{row['right']} of {row['readings']}" if row else "" for row in counted)))
     all_found = (f"{found[name][kind]['found']} of {found[name][kind]['bibs']}" for name, kind in kinds)
     heads = ("said to be sure", *(f"{name}, {kind}: right" for name, kind in kinds))
-    return _table(heads, [*rows, ("bibs found", *all_found)])
+    accepted = (f"{found[name][kind]['accepted_right']} of {found[name][kind]['accepted']}" for name, kind in kinds)
+    return _table(heads, [*rows, ("accepted", *accepted), ("bibs found", *all_found)])
 
 
 def commands() -> str:

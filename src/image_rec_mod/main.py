@@ -38,7 +38,9 @@ def get_extractor(extractor_name: str, scale_width: int | None = None, scale_hei
     Raises ConfigurationError for an unknown name, a preset that cannot read bibs, and a scale of nothing.
     """
     with _ONE_AT_A_TIME:
-        name = next((kept for kept in _EXTRACTOR_CACHE if alike(kept, extractor_name)), extractor_name)
+        kept = list(_EXTRACTOR_CACHE)  # others write into it
+        alikes = (name for name in kept if alike(name, extractor_name))
+        name = extractor_name if extractor_name in kept else next(alikes, extractor_name)
         if name not in _EXTRACTOR_CACHE:
             _EXTRACTOR_CACHE[name] = _of_preset(name)
         plain = _EXTRACTOR_CACHE[name]

@@ -148,6 +148,8 @@ WHOLE: list[tuple[tuple[str, ...], dict[str, list[str]]]] = [
     ((CONFIG, "pytorch_model.bin"), {}),
     ((CONFIG, "weights.safetensors"), {}),
     ((CONFIG, *SHARDS), {"model_safetensors": SHARDS}),
+    ((CONFIG, *SHARDS), {}),  # mlx-vlm and vLLM need no list
+    (("params.json", "consolidated.safetensors"), {}),
     ((CONFIG, "model.safetensors"), {"pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
     ((CONFIG, *SHARDS), {"model_safetensors": SHARDS, "pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
 ]

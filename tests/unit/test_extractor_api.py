@@ -457,6 +457,10 @@ class TestScaling:
         for side, whole in zip(scaled, size, strict=True):
             assert abs(side - whole * factor) < 1.501  # the longer side is cut off, the other follows and is rounded
 
+    def test_a_scaler_of_a_whole_class_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"Own\.scaler: give a scaler to the extractor"):
+            type("Own", (FakeExtractor,), {"scaler": ImageScaler(100)})
+
     def test_a_scale_of_nothing_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="scale_height = 0"):
             get_extractor("rapidocr", scale_height=0)

@@ -233,6 +233,7 @@ class TestLoading:
         save_file(kept, model / "model.safetensors", {"format": "pt"})
         said = refusal(model, **settings)
         assert f"weights are missing in {model}" in said
+        assert not logging.getLogger("transformers.modeling_utils").filters, "others are to hear of theirs"
         assert f": {len(weights) - len(kept)}, model.text_model.layers.1.input_layernorm.weight first; " in said
         assert "LOAD REPORT" not in engine_log.text
 

@@ -151,15 +151,19 @@ class HfModel:
         """Return the model with the weights in the folder, all of them."""
         options = self._options
         settings = self._quantized(place) if options.quantized else {}
-        logging.getLogger("transformers.modeling_utils").addFilter(_is_no_report)
-        model, found = self._class.from_pretrained(
-            self._folder,
-            dtype=place.dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are an error all the same, in our words
-            **self._local,
-            **settings,
-        )
+        engine = logging.getLogger("transformers.modeling_utils")
+        engine.addFilter(_is_no_report)
+        try:
+            model, found = self._class.from_pretrained(
+                self._folder,
+                dtype=place.dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are an error all the same, in our words
+                **self._local,
+                **settings,
+            )
+        finally:
+            engine.removeFilter(_is_no_report)  # what others load is theirs to hear of
         if not model.can_generate():
             raise ConfigurationError(
                 f"{self._where}: {options.transformers_model_type} reads {options.repo_id} as "

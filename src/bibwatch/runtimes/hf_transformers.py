@@ -136,7 +136,8 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
             pictures = getattr(self._loaded.processor, "image_processor", None)
             default = getattr(pictures, "size", None)
             self._size = checkpoints.picture_size(options, dict(default or {}))
-            self._try_inputs()
+            with self._loaded.lock:
+                self._try_inputs()
         except Exception:
             self._let_go()
             raise

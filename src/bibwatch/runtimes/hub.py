@@ -17,11 +17,11 @@ from pydantic import Field
 from bibwatch.runtimes.batches import GenerativeOptions
 
 _GB = 1e9
-_CONFIG = "config.json"
+_CONFIGS = ("config.json", "params.json")  # the latter in Mistral's own folders, which vLLM reads
 _LIST = ".index.json"  # names the files that weights are spread over
 _WEIGHTS = ("*.safetensors", "*.bin")
 _WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as one file, beside which a list says nothing
-_PART = re.compile(r"-\d+-of-\d+\.")
+_PART = re.compile(r"-\d+-of-(?P<of>\d+)\.")
 
 # Names under which a model is known that the hub does not have; DESIGN: the guide's is one of them.
 _ALSO_KNOWN_AS = {"HuggingFaceTB/SmolVLM-2.2B-Instruct": "HuggingFaceTB/SmolVLM-Instruct"}
@@ -111,13 +111,15 @@ def _place_of(repo_id: str, revision: str | None) -> Path | None:
 
 def _lacks(folder: Path) -> str | None:
     """Return a file that a model's folder lacks; None if it can be read. A download may have been interrupted."""
-    if not (folder / _CONFIG).is_file():
-        return _CONFIG
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        return _CONFIGS[0]
     absent = [[name for name in _listed(file) if not (folder / name).is_file()] for file in folder.glob(f"*{_LIST}")]
     if not all(absent):  # weights that are there in one format need not be in another
         return None
-    files = [file for pattern in (_WHOLE_WEIGHTS if absent else _WEIGHTS) for file in folder.glob(pattern)]
-    if any(file.is_file() and not _PART.search(file.name) for file in files):
+    patterns = _WHOLE_WEIGHTS if absent else _WEIGHTS
+    files = [file.name for pattern in patterns for file in folder.glob(pattern) if file.is_file()]
+    parts = [(name, int(found["of"])) for name in files if (found := _PART.search(name))]
+    if len(parts) < len(files) or any(len(parts) >= of for _, of in parts):
         return None
     return min(absent, key=len)[0] if absent else f"weights ({', '.join(_WEIGHTS)})"
 

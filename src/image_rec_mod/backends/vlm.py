@@ -51,6 +51,11 @@ class VLMExtractor(ABC):
     # The scaler has a place of its own: all else, in `__dict__`, is one for an extractor and its scaled ones.
     __slots__ = ("__dict__", "__weakref__", "scaler")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "scaler" in vars(cls):  # it would hide that place, and one scale would be everybody's
+            raise TypeError(f"{cls.__name__}.scaler: give a scaler to the extractor, or `get_extractor` a scale")
+
     def __init__(self, scaler: ImageScaler | None = None) -> None:
         self.scaler = scaler
         self.limits = settings.load().images
