@@ -12,7 +12,7 @@ SMOLVLM = Path(__file__).parents[1] / "checkpoints" / "smolvlm"
 QWEN2VL = SMOLVLM.with_name("qwen2vl")
 BOTH = [SMOLVLM, QWEN2VL]
 
-# Four digits were not taught: what is said of these is wrong and doubtful, and shows where engines differ.
+# Four digits were not taught: what is said of these is wrong, mostly doubtful, and shows where engines differ.
 UNTAUGHT = [f"{1000 + 373 * place}" for place in range(24)]
 
 # Training draws from seed 1,000,000 on.

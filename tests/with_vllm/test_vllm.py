@@ -209,7 +209,7 @@ def test_how_tokens_are_drawn_is_told_to_vllm(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^preset inline: vLLM cannot load .*directory") as caught:
+    with pytest.raises(ConfigurationError, match=r"^preset inline: the folder .* lacks config\.json") as caught:
         inline(tmp_path).load()
     assert "\n" not in str(caught.value)
 
