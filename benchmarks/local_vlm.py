@@ -37,9 +37,9 @@ from PIL import Image
 
 from bibwatch import drawing
 from bibwatch.registry import Registry
-from bibwatch.runtimes.base import Finish, Markup
+from bibwatch.runtimes.base import FinishReason, Markup
 from bibwatch.runtimes.devices import torch_dtype
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers
+from bibwatch.runtimes.transformers import VisionHfTransformers
 from bibwatch.stages.bib_number import BibNumberOptions
 from bibwatch.testing.tiny_vlm import make_tiny_vlm
 
@@ -242,7 +242,10 @@ def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
     for prediction in runtime.predict_batch((Image.open(path) for path in paths), QUESTION):
         if prediction.error:
             raise prediction.error
-        assert prediction.finish is not Finish.LENGTH or len(prediction.tokens) == runtime.options.max_new_tokens
+        assert (
+            prediction.finish_reason is not FinishReason.LENGTH
+            or len(prediction.tokens) == runtime.options.max_new_tokens
+        )
         said.append(prediction.text)
     return said
 

@@ -26,7 +26,7 @@ import transformers
 from bibwatch import drawing
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Markup
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers
+from bibwatch.runtimes.transformers import VisionHfTransformers
 from bibwatch.stages.bib_number import BibNumberOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "tests" / "checkpoints" / "qwen2vl"

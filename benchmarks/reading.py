@@ -81,7 +81,7 @@ def once(place: Path, sets: list[Path]) -> dict[str, int]:
     """Run the daemon until nothing is left; return its own counts of what it read."""
     ran = subprocess.run(command(place, sets, "--once"), cwd=place, stderr=subprocess.PIPE, check=True)
     last = json.loads(ran.stderr.decode().strip().splitlines()[-1])
-    return {name: last[name] for name in ("photos_read", "photo_bytes", "model_images")}
+    return {name: last[name] for name in ("photo_files_loaded", "photo_bytes", "model_images")}
 
 
 def command(place: Path, sets: list[Path], *more: str) -> list[str]:

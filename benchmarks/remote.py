@@ -62,7 +62,7 @@ def main() -> None:
         photos = draw(Path(place) / "drawn", arguments.images)
         with recorder() as (url, bodies):
             fed = daemon(Path(place) / "fed", photos, url, arguments.concurrency)
-            requests = [body for body in bodies if json.loads(body)["max_tokens"] > 4]  # without the canary
+            requests = [body for body in bodies if json.loads(body)["max_tokens"] > 4]  # without the probe
         assert len(requests) == len(photos), f"{len(requests)} requests for {len(photos)} photos"
         with recorder(keep=False) as (url, _):
             large = draw_large(Path(place) / "large", 60)

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bibwatch import cli, errors, states, telemetry
+from bibwatch import cli, errors, telemetry
+from bibwatch.domain import states
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import ModelOptions
 from bibwatch.settings import CameraSettings, Settings

@@ -17,14 +17,15 @@ from typing import Any
 import structlog
 
 from bibwatch import __version__, telemetry
+from bibwatch.domain.states import TROUBLE, UNDONE, State
 from bibwatch.errors import BibwatchError, ConfigurationError
 from bibwatch.ingest.camera import Camera
 from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
+from bibwatch.pipeline.failover import Failover
+from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.pipeline.pipeline import Pipeline
-from bibwatch.pipeline.relay import Model, Relay
 from bibwatch.settings import Settings, check_outside
-from bibwatch.states import TROUBLE, UNDONE, State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
@@ -48,7 +49,7 @@ class Daemon:
         """
         if not settings.cameras:
             raise ConfigurationError(
-                "no camera folder to watch; name one: --camera finish=/srv/drop/finish, "
+                "no camera folder to watch; name one: --camera finish_reason=/srv/drop/finish, "
                 'or BIBWATCH_CAMERAS=\'{"finish":{"path":"/srv/drop/finish"}}\''
             )
         self._settings = settings
@@ -56,7 +57,7 @@ class Daemon:
         self._gave_up: BaseException | None = None  # why, if `once` ends with photos that wait
         self._on_tick = on_tick
         self._registry = settings.registry()
-        self._relay = Relay(self._models(), settings.fallback_after)
+        self._failover = Failover(self._models(), settings.fallback_after)
         self._database = Database(settings.database_url)
         if self._database.file:
             check_outside(self._database.file, settings.cameras)
@@ -69,7 +70,7 @@ class Daemon:
             for name, camera in settings.cameras.items()
         ]
         self._pipeline = Pipeline(
-            self._relay,
+            self._failover,
             settings.pipeline,
             settings.images,
             self._ledger,
@@ -89,8 +90,8 @@ class Daemon:
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
             self._recover()
-            stack.callback(self._relay.close)
-            self._relay.start(lambda: bool(signals.number))
+            stack.callback(self._failover.close)
+            self._failover.start(lambda: bool(signals.number))
             for loop in self._loops:
                 loop.start()
             try:
@@ -101,14 +102,14 @@ class Daemon:
             # Nothing interrupts a decoder or a model, and Python would wait. Everything is recorded and closed.
             os._exit(0)
 
-    def _models(self) -> list[Model]:
+    def _models(self) -> list[ModelHealth]:
         """Return the model to read with, then those to fall back to. Raises ConfigurationError."""
         settings, registry = self._settings, self._registry
         line_up = registry.line_up(settings.stage, settings.preset, settings.fallback_presets)
         for options in line_up[1:]:
             if obstacle := options.model_options.obstacle():
                 log.warning("fallback.unusable", preset=options.model_options.name, error=obstacle)
-        return [Model(settings.stage, registry.build(options)) for options in line_up]
+        return [ModelHealth(settings.stage, registry.build(options)) for options in line_up]
 
     def _stop_loops(self) -> None:
         self._stop.set()
@@ -118,17 +119,19 @@ class Daemon:
 
     def _recover(self) -> None:
         # What a fallback has read is read for good, unless it is to be read again.
-        counting = self._relay.models[:1] if self._settings.reread_fallback else self._relay.models
+        counting = self._failover.models[:1] if self._settings.reread_fallback else self._failover.models
         readers = [model.reader for model in counting]
-        suspects = self._ledger.recover(readers, self._settings.pipeline.max_attempts)
+        quarantined = self._ledger.recover(readers, self._settings.pipeline.max_attempts)
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
         )
-        for door, problem in self._registry.doors.problems().items() if self._settings.plugins else ():
-            if door.allowed:
-                log.warning("plugin.unusable", plugin=door.distribution, error=problem)
-        if suspects:
-            log.warning("daemon.recovered", photos=suspects, reason="bibwatch ended while it read them; they come last")
+        for plugin, problem in self._registry.plugins.problems().items() if self._settings.plugins else ():
+            if plugin.allowed:
+                log.warning("plugin.unusable", plugin=plugin.distribution, error=problem)
+        if quarantined:
+            log.warning(
+                "daemon.recovered", photos=quarantined, reason="bibwatch ended while it read them; they come last"
+            )
 
     def _supervise(self, signals: Signals) -> None:
         """Watch over the loops until it is time to stop."""
@@ -155,8 +158,8 @@ class Daemon:
     def _is_over(self, counts: Counts) -> bool:
         """Tell whether nothing is left to do, or nothing can be done: no model could be asked for long."""
         undone = any(counts.get(state) for state in UNDONE)
-        if undone and self._relay.waiting_seconds > _PATIENCE_SECONDS:
-            self._gave_up = self._relay.preferred.error
+        if undone and self._failover.waiting_seconds > _PATIENCE_SECONDS:
+            self._gave_up = self._failover.preferred.error
         return not undone or self._gave_up is not None
 
     def _counts(self) -> Counts:
@@ -183,8 +186,8 @@ class Daemon:
         unhealthy = [camera.camera for camera in self._cameras if not camera.healthy]
         log.info(
             "daemon.stop",
-            photos_read=telemetry.value(telemetry.PHOTOS_READ),
-            photo_bytes=telemetry.value(telemetry.PHOTO_BYTES),
+            photo_files_loaded=telemetry.value(telemetry.PHOTO_FILES_LOADED),
+            photo_bytes=telemetry.value(telemetry.PHOTO_BYTES_LOADED),
             model_images=telemetry.value(telemetry.MODEL_IMAGES),
         )
         if failed:
@@ -209,11 +212,11 @@ class Feeder:
         """Feed if it is time and every loop has progressed; tell whether it was done."""
         if self._interval is None or time.monotonic() < self._next:
             return False
-        beats = [loop.beats for loop in self._loops]
-        for loop, now, before in zip(self._loops, beats, self._seen, strict=True):
-            if now == before and not loop.is_excused:
+        heartbeats = [loop.heartbeats for loop in self._loops]
+        for loop, now, before in zip(self._loops, heartbeats, self._seen, strict=True):
+            if now == before and not loop.has_extended_deadline:
                 return False
-        self._seen = beats
+        self._seen = heartbeats
         self._next = time.monotonic() + self._interval
         notify("WATCHDOG=1")
         return True

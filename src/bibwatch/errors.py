@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bibwatch.states import State
+from bibwatch.domain.states import State
 
 
 class BibwatchError(Exception):

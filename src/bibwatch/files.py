@@ -46,7 +46,7 @@ def _clamped(nanoseconds: int) -> int:
     return max(-(2**63), min(2**63 - 1, nanoseconds))
 
 
-def read(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
+def load(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
     """Return the whole content of the regular file at `path`, which does not change meanwhile.
 
     Raises the PhotoError that fits: gone, unreadable, changed (against `expected` or while read), empty, oversized.

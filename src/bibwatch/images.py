@@ -94,7 +94,7 @@ def heif_supported() -> bool:
 def open_photo(path: str | Path, *, limits: ImageLimits | None = None, longest_side: int | None = None) -> Photo:
     """Read and decode a photo file. Raises PhotoError."""
     limits = limits or ImageLimits()
-    data = files.read(os.path.realpath(path), max_bytes=limits.max_bytes)
+    data = files.load(os.path.realpath(path), max_bytes=limits.max_bytes)
     return decode(data, limits=limits, longest_side=longest_side)
 
 

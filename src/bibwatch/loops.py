@@ -30,9 +30,9 @@ class Loop(ABC):
     def __init__(self, name: str, stop: threading.Event) -> None:
         self.name = name
         self.stop = stop
-        self.beats = 0  # grows with every step of progress
+        self.heartbeats = 0  # grows with every step of progress
         self.failure: BaseException | None = None
-        self._excused_until = 0.0
+        self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -44,20 +44,20 @@ class Loop(ABC):
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def excuse(self, seconds: float) -> None:
-        """Ask for patience: what comes now may take so long without a beat."""
-        self._excused_until = time.monotonic() + seconds
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask for patience: what comes now may take so long without a heartbeat."""
+        self._deadline = time.monotonic() + seconds
 
     @property
-    def is_excused(self) -> bool:
-        """Whether no beat is to be expected now."""
-        return time.monotonic() < self._excused_until
+    def has_extended_deadline(self) -> bool:
+        """Whether no heartbeat is to be expected now."""
+        return time.monotonic() < self._deadline
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Show progress."""
-        self.beats += 1
+        self.heartbeats += 1
 
-    def insist(self, action: Callable[[], T]) -> T:
+    def retry_until_stored(self, action: Callable[[], T]) -> T:
         """Do a database action, again and again until the database takes it. Raises StoreError only on stop."""
         retrying = Retrying(
             retry=retry_if_exception_type(StoreError),
@@ -69,19 +69,19 @@ class Loop(ABC):
         )
         result = retrying(action)
         if retrying.statistics["attempt_number"] > 1:
-            log.info("store.back", loop=self.name, waited_seconds=round(retrying.statistics["idle_for"], 1))
+            log.info("store.available", loop=self.name, waited_seconds=round(retrying.statistics["idle_for"], 1))
         return result
 
     def _trouble(self, state: RetryCallState) -> None:
-        self.beat()  # waiting for the database is what this loop should do now
+        self.heartbeat()  # waiting for the database is what this loop should do now
         if state.attempt_number % _TELL_EVERY == 1 and state.outcome is not None:
-            log.error("store.trouble", loop=self.name, error=str(state.outcome.exception()), retry="until it works")
+            log.error("store.unavailable", loop=self.name, error=str(state.outcome.exception()), retry="until it works")
 
     def _run(self) -> None:
         try:
             self.work()
         except StoreError as exc:
-            log.warning("store.left", loop=self.name, error=str(exc))
+            log.warning("store.abandoned", loop=self.name, error=str(exc))
         except BaseException as exc:  # whatever it is, the daemon must end and say so
             self.failure = exc
             log.exception("loop.failed", loop=self.name)
@@ -90,7 +90,7 @@ class Loop(ABC):
 
     @abstractmethod
     def work(self) -> None:
-        """Work until `stop` is set, with a `beat` at every step."""
+        """Work until `stop` is set, with a `heartbeat` at every step."""
 
     @abstractmethod
     def ended(self) -> None:

@@ -1,7 +1,7 @@
-"""The door by which runtimes, interpreters, stages and presets come in: entry points of installed distributions.
+"""The plugin by which runtimes, interpreters, stages and presets come in: entry points of installed distributions.
 
 Knows which distributions may come in. One that may not is not imported at all; one that is broken is told of, and
-costs nobody else anything. bibwatch's own come by the same door.
+costs nobody else anything. bibwatch's own come by the same plugin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GROUPS: Final[Mapping[str, tuple[type, type[BaseModel]]]] = {
 
 
 @dataclass(frozen=True)
-class Door:
+class Plugin:
     """One entry point: what it brings, from which distribution, and whether that may come in."""
 
     group: str
@@ -48,7 +48,7 @@ class Door:
         return f"{self.distribution} ({self.entry_point.value})"
 
     def load(self) -> Any:
-        """Import and return what is behind the door: a class, or presets by name.
+        """Import and return what is behind the plugin: a class, or presets by name.
 
         Raises ConfigurationError if it may not come in, is broken, or is not what its group is for.
         """
@@ -101,19 +101,19 @@ def _presets(found: object) -> dict[str, Mapping[str, Any]]:
     return tables
 
 
-class Doors:
-    """All doors of this installation; `allowed` names the distributions that may come in beside bibwatch's own."""
+class Plugins:
+    """All plugins of this installation; `allowed` names the distributions that may come in beside bibwatch's own."""
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self.plugins = tuple(allowed)
         self._allowed = {_canonical(name) for name in (OWN, *allowed)}
 
     @cached_property
-    def all(self) -> list[Door]:
-        """Every door, closed ones included, by group and name."""
+    def all(self) -> list[Plugin]:
+        """Every plugin, closed ones included, by group and name."""
         return sorted(
             (
-                Door(
+                Plugin(
                     group,
                     point.name,
                     point.dist.name,
@@ -125,41 +125,50 @@ class Doors:
                 for point in entry_points(group=f"bibwatch.{group}")
                 if point.dist is not None
             ),
-            key=lambda door: (door.distribution != OWN, door.distribution, list(GROUPS).index(door.group), door.name),
+            key=lambda plugin: (
+                plugin.distribution != OWN,
+                plugin.distribution,
+                list(GROUPS).index(plugin.group),
+                plugin.name,
+            ),
         )
 
-    def open(self, group: str) -> list[Door]:
-        """Return the doors of a group that may be used."""
-        return [door for door in self.all if door.group == group and door.allowed]
+    def open(self, group: str) -> list[Plugin]:
+        """Return the plugins of a group that may be used."""
+        return [plugin for plugin in self.all if plugin.group == group and plugin.allowed]
 
     def closed(self) -> list[str]:
         """Return the distributions that bring something and are not allowed."""
-        return sorted({door.distribution for door in self.all if not door.allowed})
+        return sorted({plugin.distribution for plugin in self.all if not plugin.allowed})
 
     def load(self, group: str, name: str) -> Any:
-        """Return what is behind the one door of that name. Raises ConfigurationError if there is none, or two."""
-        doors = [door for door in self.open(group) if door.name == name]
-        if len(doors) > 1:
-            raise ConfigurationError(twice(f"{group.removesuffix('s')} {name}", [door.origin for door in doors]))
-        if not doors:
+        """Return what is behind the one plugin of that name. Raises ConfigurationError if there is none, or two."""
+        plugins = [plugin for plugin in self.open(group) if plugin.name == name]
+        if len(plugins) > 1:
+            raise ConfigurationError(twice(f"{group.removesuffix('s')} {name}", [plugin.origin for plugin in plugins]))
+        if not plugins:
             raise KeyError(name)
-        return doors[0].load()
+        return plugins[0].load()
 
-    def problems(self) -> dict[Door, str]:
-        """Tell what is wrong with each door that cannot be used; the allowed ones are imported to find out."""
-        found: dict[Door, str] = {}
-        presets: dict[str, list[Door]] = {}
-        for door in self.all:
+    def problems(self) -> dict[Plugin, str]:
+        """Tell what is wrong with each plugin that cannot be used; the allowed ones are imported to find out."""
+        found: dict[Plugin, str] = {}
+        presets: dict[str, list[Plugin]] = {}
+        for plugin in self.all:
             try:
-                loaded = self.load(door.group, door.name) if door.allowed and door.group != "presets" else door.load()
+                loaded = (
+                    self.load(plugin.group, plugin.name)
+                    if plugin.allowed and plugin.group != "presets"
+                    else plugin.load()
+                )
             except ConfigurationError as exc:
-                found[door] = str(exc)
+                found[plugin] = str(exc)
                 continue
-            for name in loaded if door.group == "presets" else ():
-                presets.setdefault(name, []).append(door)
-        for name, doors in presets.items():
-            for door in doors if len(doors) > 1 else ():
-                found.setdefault(door, twice(f"preset {name}", [each.origin for each in doors]))
+            for name in loaded if plugin.group == "presets" else ():
+                presets.setdefault(name, []).append(plugin)
+        for name, plugins in presets.items():
+            for plugin in plugins if len(plugins) > 1 else ():
+                found.setdefault(plugin, twice(f"preset {name}", [each.origin for each in plugins]))
         return found
 
     def missing(self) -> list[str]:

@@ -1,6 +1,6 @@
 """From names to things: kind -> class, preset name -> model options, stage name -> stage.
 
-Knows what the configuration adds to what comes by the door of plugins. Loads no model.
+Knows what the configuration adds to what comes by the plugin of plugins. Loads no model.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from bibwatch.errors import ConfigurationError, one_line
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
-from bibwatch.plugins import Doors, how_to_allow, twice
-from bibwatch.runtimes.base import Gives, ModelOptions, Runtime
+from bibwatch.messages import alike, explain, unknown
+from bibwatch.plugins import Plugins, how_to_allow, twice
+from bibwatch.runtimes.base import ModelOptions, OutputKind, Runtime
 from bibwatch.stages.base import Stage, StageOptions
-from bibwatch.wording import alike, explain, unknown
 
 # What a preset says of the weights themselves; it is not inherited by a preset of others.
 _OF_THE_WEIGHTS = frozenset({"licence", "download_gb", "memory_gb", "note", "refused"})
@@ -29,7 +29,7 @@ class Registry:
     """Everything that can be chosen by name in this installation and this configuration."""
 
     def __init__(self, plugins: Collection[str] = (), presets: Tables | None = None, stages: Tables | None = None):
-        self.doors = Doors(plugins)
+        self.plugins = Plugins(plugins)
         self._configured: Tables = presets or {}
         self._stages: Tables = stages or {}
 
@@ -47,7 +47,7 @@ class Registry:
 
     def kinds(self, group: str) -> list[str]:
         """The kinds of a group: of `runtimes`, `interpreters` or `stages`."""
-        return sorted({door.name for door in self.doors.open(group)})
+        return sorted({plugin.name for plugin in self.plugins.open(group)})
 
     # Level 1: kind -> class
 
@@ -57,7 +57,7 @@ class Registry:
         Raises ConfigurationError for a kind that is not there, is there twice, or does not work.
         """
         try:
-            return self.doors.load(group, kind)
+            return self.plugins.load(group, kind)
         except KeyError:
             raise ConfigurationError(
                 self.unknown(f"kind of {group.removesuffix('s')}", kind, self.kinds(group))
@@ -99,7 +99,7 @@ class Registry:
     def options(self, table: Mapping[str, Any]) -> StageOptions:
         """Return the options that a table describes whole, such as `model_dump(mode="json")` of some gave."""
         kind = str(table.get("kind"))
-        found: StageOptions = Registry(self.doors.plugins, self._configured, {kind: table}).stage_options(kind, "")
+        found: StageOptions = Registry(self.plugins.plugins, self._configured, {kind: table}).stage_options(kind, "")
         return found
 
     # Things
@@ -116,22 +116,22 @@ class Registry:
         if options.constrained and interpreter.constraint is None:
             raise ConfigurationError(f"stages.{options.kind}.constrained: {chosen.kind} takes replies of any form")
         made = stage(options, self.runtime(options.model_options), interpreter)
-        made.further = {name: self.build(further) for name, further in options.further().items()}
+        made.substages = {name: self.build(further) for name, further in options.substages().items()}
         return made
 
     def runtime(self, options: ModelOptions) -> Runtime[Any]:
         """Return the runtime for a model; nothing is loaded yet. Raises ConfigurationError for one that is refused."""
-        from bibwatch import telemetry
+        from bibwatch import logs
 
         if options.refused:
             raise ConfigurationError(f"preset {options.name} cannot be run: {options.refused}")
-        telemetry.keep_logs_off_stdout()
+        logs.keep_logs_off_stdout()
         runtime: Runtime[Any] = self.class_of("runtimes", options.kind)(options)
         return runtime
 
     def check(self) -> None:
         """Raise ConfigurationError if anything that the configuration names cannot be."""
-        self.doors.check()
+        self.plugins.check()
         for name in self._own:
             self.model_options(name)
         for name in self._stages:
@@ -147,12 +147,12 @@ class Registry:
         found: type[Stage[Any]] = self.class_of("stages", str(kind))
         return found
 
-    def _needed(self, name: str, table: Mapping[str, Any]) -> Gives:
+    def _needed(self, name: str, table: Mapping[str, Any]) -> OutputKind:
         """Return what a stage needs of a model, whichever it is."""
         given = table.get("model_interpreter_options")
         if isinstance(given, str) or (isinstance(given, Mapping) and "kind" in given):
-            return self._interpreter_options(given, name, None).needs
-        return next(iter(self.stage_class(name).options_type.interpreters), Gives.TEXT)
+            return self._interpreter_options(given, name, None).accepts
+        return next(iter(self.stage_class(name).options_type.interpreters), OutputKind.TEXT)
 
     def interpreters_for(self, stage: type[StageOptions]) -> dict[str, type[InterpreterOptions]]:
         """Return the options of the interpreters whose values a stage can use, by kind; broken ones are left out."""
@@ -162,7 +162,7 @@ class Registry:
                 options: type[InterpreterOptions] = self.class_of("interpreters", kind).options_type
             except ConfigurationError:
                 continue
-            if options.yields in stage.takes():
+            if options.produces in stage.value_kinds():
                 found[kind] = options
         return found
 
@@ -177,7 +177,7 @@ class Registry:
         if interpreter is not None:
             default = options_type.default_interpreter(model)
             table["model_interpreter_options"] = self._interpreter_options(interpreter, name, default)
-        for further in options_type.further_models:
+        for further in options_type.submodels:
             if table.get(further) is not None:
                 table[further] = self._own_model(name, table[further], further)
         return _validate(options_type, table, f"stages.{name}")
@@ -220,15 +220,15 @@ class Registry:
 
     @cached_property
     def _offered(self) -> dict[str, dict[str, Mapping[str, Any]]]:
-        """The presets that come by the door, by name and origin; what is broken is left out."""
+        """The presets that come by the plugin, by name and origin; what is broken is left out."""
         offered: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for door in self.doors.open("presets"):
+        for plugin in self.plugins.open("presets"):
             try:
-                tables = door.load()
+                tables = plugin.load()
             except ConfigurationError:  # `bibwatch plugins` tells of it
                 continue
             for name, table in tables.items():
-                offered.setdefault(name, {})[door.origin] = table
+                offered.setdefault(name, {})[plugin.origin] = table
         return offered
 
     @cached_property
@@ -273,7 +273,7 @@ class Registry:
 
     def unknown(self, what: str, name: str, names: Collection[str]) -> str:
         """Say that a name is not known, which known one is nearest, and where else it might be."""
-        closed = self.doors.closed()
+        closed = self.plugins.closed()
         more = f" (or is it in {closed[0]}, which is installed? {how_to_allow(closed[0])})" if closed else ""
         return unknown(what, name, names) + more
 
@@ -301,9 +301,9 @@ def _parsed(given: object) -> object:
     return given
 
 
-def _any_model(gives: Gives) -> ModelOptions:
+def _any_model(output_kind: OutputKind) -> ModelOptions:
     """Return options of no model in particular, to check a stage's own options with."""
-    model = type("AnyModel", (ModelOptions,), {"gives": gives})
+    model = type("AnyModel", (ModelOptions,), {"output_kind": output_kind})
     options: ModelOptions = model(kind="any", name="any")
     return options
 

@@ -19,8 +19,8 @@ from pydantic_settings.exceptions import SettingsError
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits
+from bibwatch.messages import alike, explain, unknown
 from bibwatch.registry import Registry
-from bibwatch.wording import alike, explain, unknown
 
 PREFIX = "BIBWATCH_"
 CONFIG_VARIABLE = "BIBWATCH_CONFIG"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 
-from bibwatch.runtimes.hf_transformers import VisionHfTransformersOptions
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApiOptions
-from bibwatch.wording import alike
+from bibwatch.messages import alike
+from bibwatch.runtimes.openai import VisionOpenAILikeApiOptions
+from bibwatch.runtimes.transformers import VisionHfTransformersOptions
 from image_rec_mod.backends.vlm import (
     ImageScaler,
     LocalQwenExtractor,

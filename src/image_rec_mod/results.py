@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bibwatch.reading import reason
+from bibwatch.recognition import reason
 from bibwatch.stages.base import Reading
 
 Result = dict[str, Any]

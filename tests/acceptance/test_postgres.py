@@ -51,7 +51,7 @@ def test_postgresql_holds_the_same_record(site: Any, draw: Callable[..., bytes],
     for _ in range(2):
         ran = site.bibwatch("run", "--once")
         assert ran.returncode == 0, ran.stderr
-    assert '"photos_read": 0' in ran.stderr
+    assert '"photo_files_loaded": 0' in ran.stderr
     with psycopg.connect(server) as connection:
         rows = connection.execute("SELECT bib, verdict FROM bib_results ORDER BY bib").fetchall()
         for page in (ROOT / "README.md", ROOT / "docs" / "sql.md"):

@@ -43,7 +43,7 @@ def remote(site: Site, server: Server, draw: Callable[..., bytes]) -> Site:
 
 
 def photos(asked: list[Asked]) -> list[Asked]:
-    """Leave out the canaries, and what is no question."""
+    """Leave out the probes, and what is no question."""
     return [each for each in asked if each.body and each.body["max_tokens"] > 4]
 
 
@@ -82,7 +82,7 @@ def test_a_fallback_reads_meanwhile_and_the_preferred_model_reads_again(remote: 
     up = True
     remote.wait(lambda: remote.query(counted) == [("rapidocr", 12), ("remote", 12)])
     remote.wait(lambda: all_are_done(remote))
-    told = [(line["preset"], line["instead_of"]) for line in remote.events("model.takes_over")]
+    told = [(line["preset"], line["instead_of"]) for line in remote.events("model.failover")]
     assert told == [("rapidocr", "remote"), ("remote", "rapidocr")]
     assert remote.query("SELECT DISTINCT bib FROM bib_results WHERE preset = 'remote'") == [("999",)]
 
@@ -158,7 +158,7 @@ def test_check_tells_what_is_wrong_in_words(remote: Site, server: Server) -> Non
     good = remote.bibwatch("check", "--json")
     assert good.returncode == 0, good.stderr
     steps = [json.loads(line) for line in good.stdout.splitlines()]
-    assert [(each["step"], each["wrong"]) for each in steps] == [("load", False), ("server", False), ("canary", False)]
+    assert [(each["step"], each["wrong"]) for each in steps] == [("load", False), ("server", False), ("probe", False)]
     assert steps[1]["says"] == "lists qwen"
     server.answer = lambda asked: error(404, "no such model") if asked.method == "POST" else answer(asked)
     wrong = remote.bibwatch("check", BIBWATCH_PRESETS=preset(server, model_name="llava"))
@@ -194,8 +194,8 @@ def test_check_looks_at_each_server_and_each_fallback(remote: Site, server: Serv
     other.stop()
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
-    canaries = [(each["preset"], each["place"], each["wrong"]) for each in steps if each["step"] == "canary"]
-    assert canaries == [
+    probes = [(each["preset"], each["place"], each["wrong"]) for each in steps if each["step"] == "probe"]
+    assert probes == [
         ("remote", f"127.0.0.1:{server.port}", False),
         ("remote", f"127.0.0.1:{other.port}", True),
         ("rapidocr", "cpu", False),

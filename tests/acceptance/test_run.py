@@ -37,11 +37,13 @@ def test_once_reads_what_is_there_and_a_second_run_reads_nothing(site: Site, dra
     assert first.returncode == 0, first.stderr
     assert site.bibs() == [("IMG_1.JPG", "0042"), ("IMG_1.JPG", "M10151"), ("IMG_2.JPG", "731")]
     assert site.query("SELECT DISTINCT state FROM image_status") == [("done",)]
-    assert stop_counts(first.stderr)["photos_read"] == 3
+    assert stop_counts(first.stderr)["photo_files_loaded"] == 3
     second = site.bibwatch("run", "--once")
     assert second.returncode == 0
-    assert {name: stop_counts(second.stderr)[name] for name in ("photos_read", "photo_bytes", "model_images")} == {
-        "photos_read": 0,
+    assert {
+        name: stop_counts(second.stderr)[name] for name in ("photo_files_loaded", "photo_bytes", "model_images")
+    } == {
+        "photo_files_loaded": 0,
         "photo_bytes": 0,
         "model_images": 0,
     }

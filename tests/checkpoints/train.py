@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.runtimes.base import Prediction
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 
 SEED = 7
 _BATCH = 64

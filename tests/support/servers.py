@@ -61,17 +61,21 @@ def chat(
     finish: str | None = "stop",
     *,
     model: str | None = None,
-    written: int | None = None,
+    completion_tokens: int | None = None,
     choices: int = 1,
     **choice: Any,
 ) -> Answer:
-    """Write a chat completion the way vLLM does; `written` are the tokens it says it wrote."""
+    """Write a chat completion the way vLLM does; `completion_tokens` are the tokens it says it wrote."""
     said = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish, **choice}
     body: dict[str, Any] = {"id": "1", "object": "chat.completion", "choices": [said] * choices, "usage": {}}
     if model is not None:
         body["model"] = model
-    if written is not None:
-        body["usage"] = {"prompt_tokens": 700, "completion_tokens": written, "total_tokens": 700 + written}
+    if completion_tokens is not None:
+        body["usage"] = {
+            "prompt_tokens": 700,
+            "completion_tokens": completion_tokens,
+            "total_tokens": 700 + completion_tokens,
+        }
     return Answer(json.dumps(body).encode())
 
 

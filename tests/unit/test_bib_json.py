@@ -11,17 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Bib
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.interpreters.bib_lines import BibLinesOptions
-from bibwatch.runtimes.base import Box, BoxConvention, Frame, Prediction, Token
+from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, Prediction, Token
 
 _PROMPT = 'Which bibs are in this photo? Answer such as {"bib": "256"}.'
 
 
-def interpret(text: str, prompt: str = "", frame: Frame | None = None, **options: object) -> tuple[Bib, ...]:
-    return BibJson(BibJsonOptions(**options)).interpret(Prediction(text=text, frame=frame), prompt)
+def interpret(
+    text: str, prompt: str = "", coordinates: CoordinateSpace | None = None, **options: object
+) -> tuple[Bib, ...]:
+    return BibJson(BibJsonOptions(**options)).interpret(Prediction(text=text, coordinates=coordinates), prompt)
 
 
 def texts(text: str, prompt: str = "", **options: object) -> list[str]:
@@ -237,8 +240,8 @@ def test_a_probability_that_cannot_be_is_no_confidence_over_one(logprob: float, 
     ],
 )
 def test_boxes_are_in_pixels_of_the_picture(name: str, written: object) -> None:
-    frame = Frame(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
-    (bib,) = interpret(json.dumps({"bibs": [{"number": "42", name: written}]}), frame=frame)
+    coordinates = CoordinateSpace(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
+    (bib,) = interpret(json.dumps({"bibs": [{"number": "42", name: written}]}), coordinates=coordinates)
     assert bib.box == Box(200, 200, 600, 400)
 
 
@@ -247,14 +250,14 @@ def test_boxes_are_in_pixels_of_the_picture(name: str, written: object) -> None:
     [None, [], [1, 2, 3], [1, 2, "x", 4], [300, 200, 100, 400], "left", {"x1": 1}, [[1, 2], [3, 4]], 7, "1e999"],
 )
 def test_what_is_no_box_costs_only_the_box(written: object) -> None:
-    frame = Frame(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
-    assert interpret(json.dumps({"bib": "42", "box": written}), frame=frame) == (Bib("42", 0.5, None),)
+    coordinates = CoordinateSpace(BoxConvention.REL1000, 2000, 1000, sent=(1000, 500))
+    assert interpret(json.dumps({"bib": "42", "box": written}), coordinates=coordinates) == (Bib("42", 0.5, None),)
 
 
 def test_a_box_is_not_believed_without_a_convention() -> None:
     text = '{"bib": "42", "box": [100, 200, 300, 400]}'
     assert interpret(text)[0].box is None
-    assert interpret(text, frame=Frame(BoxConvention.NONE, 2000, 1000, sent=(1000, 500)))[0].box is None
+    assert interpret(text, coordinates=CoordinateSpace(BoxConvention.NONE, 2000, 1000, sent=(1000, 500)))[0].box is None
 
 
 def test_the_schema_names_what_is_wanted() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bibwatch.domain.box import Box
 from bibwatch.interpreters.base import Bib
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
-from bibwatch.runtimes.base import Box, Prediction, TextLine
+from bibwatch.runtimes.base import Prediction, TextLine
 
 _BOX = Box(10, 20, 30, 40)
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelError, ModelReplyError, ModelUnavailableError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Bib, Interpreter
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
-from bibwatch.runtimes.base import Box, Prediction, Runtime, TextLine
+from bibwatch.runtimes.base import Prediction, Runtime, TextLine
 from bibwatch.runtimes.ocr import VisionOcrOptions
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions

@@ -12,14 +12,14 @@ from typing import Literal
 
 import pytest
 
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
-from bibwatch.ingest import hints as hints_module
+from bibwatch.ingest import folder_watcher as watcher_module
 from bibwatch.ingest import mounts
 from bibwatch.ingest.camera import Camera
-from bibwatch.ingest.hints import Hinter, Hints
+from bibwatch.ingest.folder_watcher import FileEvents, FolderWatcher
 from bibwatch.ingest.settling import Settling
 from bibwatch.settings import CameraSettings, IngestSettings
-from bibwatch.states import State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Finished, Reader
@@ -89,7 +89,7 @@ class Rig:
 
     def scan(self, *closed: Path, touched: tuple[Path, ...] = ()) -> dict[str, State]:
         """Let the camera scan, and return the states."""
-        self.camera.scan(Hints(frozenset(map(str, closed)), frozenset(map(str, touched))))
+        self.camera.scan(FileEvents(frozenset(map(str, closed)), frozenset(map(str, touched))))
         return self.states()
 
     def states(self) -> dict[str, State]:
@@ -99,7 +99,7 @@ class Rig:
 
     def finish(self, state: State = State.DONE) -> list[str]:
         """Let everything that is ready end in a state, as the pipeline would; return the names."""
-        claims = self.ledger.claim(1000, suspects=True)
+        claims = self.ledger.claim(1000, quarantined=True)
         error = None if state is State.DONE else "for the test"
         self.ledger.finish(READER, [Finished(claim, state=state, error=error) for claim in claims])
         return [os.path.relpath(claim.path, self.folder) for claim in claims]
@@ -182,7 +182,7 @@ def test_a_file_being_written_settles_anew(slow: Rig) -> None:
         clock[0] += 4
     clock[0] += 1
     assert slow.scan() == {"x.jpg": State.READY}
-    (claim,) = slow.ledger.claim(1, suspects=True)
+    (claim,) = slow.ledger.claim(1, quarantined=True)
     assert claim.stat == Stat.of(path.stat())
 
 
@@ -281,7 +281,7 @@ def test_another_file_under_the_same_name_settles_first(slow: Rig) -> None:
 def test_a_file_that_changes_while_it_is_read_is_read_again(rig: Rig) -> None:
     rig.put("x.jpg", b"first")
     rig.scan()
-    claims = rig.ledger.claim(1, suspects=True)
+    claims = rig.ledger.claim(1, quarantined=True)
     rig.put("x.jpg", b"second")
     assert rig.scan() == {"x.jpg": State.READY}
     rig.ledger.finish(READER, [Finished(claim) for claim in claims])  # of the old content
@@ -531,7 +531,7 @@ def test_a_link_is_nothing_until_a_file_takes_its_place(rig: Rig, tmp_path: Path
 def test_any_name_survives_the_database(rig: Rig, name: bytes) -> None:
     path = rig.put(os.fsdecode(name))
     rig.scan()
-    (claim,) = rig.ledger.claim(1, suspects=True)
+    (claim,) = rig.ledger.claim(1, quarantined=True)
     assert claim.path == str(path)
     assert os.path.samefile(claim.path, path)  # noqa: PTH121
     rig.ledger.finish(READER, [Finished(claim)])
@@ -575,7 +575,7 @@ def test_auto_polls_a_network_mount_and_does_not_trust_its_clock(
 
 
 def test_no_events_from_the_kernel_is_told_and_the_scan_goes_on(live: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Hinter, "watching", lambda _: (None, "No space left on device"))
+    monkeypatch.setattr(FolderWatcher, "watching", lambda _: (None, "No space left on device"))
     live.put("x.jpg")
     assert live.scan() == {"x.jpg": State.SETTLING}
     state, error = live.note()
@@ -594,17 +594,17 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def closed_hint(rig: Rig, path: Path) -> Hints:
-    """Return the hints as soon as they say that a file is complete."""
+def closed_hint(rig: Rig, path: Path) -> FileEvents:
+    """Return the events as soon as they say that a file is complete."""
     closed: set[str] = set()
 
     def told() -> bool:
-        assert rig.camera._hinter
-        closed.update(rig.camera._hinter.take().closed)
+        assert rig.camera._watcher
+        closed.update(rig.camera._watcher.take().closed)
         return str(path) in closed
 
     assert wait_for(told)
-    return Hints(frozenset(closed))
+    return FileEvents(frozenset(closed))
 
 
 def test_a_rename_into_place_is_ready_at_once(live: Rig) -> None:
@@ -637,7 +637,7 @@ def test_a_folder_that_appears_is_watched(live: Rig) -> None:
 
 def test_a_folder_replaced_by_another_is_watched_anew(live: Rig) -> None:
     live.scan()
-    before = live.camera._hinter
+    before = live.camera._watcher
     other = live.folder.parent / "other"
     other.mkdir()
     live.folder.rename(live.folder.parent / "away")
@@ -645,7 +645,7 @@ def test_a_folder_replaced_by_another_is_watched_anew(live: Rig) -> None:
     assert before
     assert not before.alive
     live.scan()
-    assert live.camera._hinter is not before
+    assert live.camera._watcher is not before
     path = live.put("x.jpg")
     live.camera.scan(closed_hint(live, path))
     assert live.states() == {"x.jpg": State.READY}
@@ -653,9 +653,9 @@ def test_a_folder_replaced_by_another_is_watched_anew(live: Rig) -> None:
 
 def test_a_folder_deleted_and_made_anew_is_watched_anew(live: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever inode number the file system gives it: here, always the old one."""
-    monkeypatch.setattr(hints_module, "_identity", lambda _: (1, 2))
+    monkeypatch.setattr(watcher_module, "_identity", lambda _: (1, 2))
     live.scan()
-    before = live.camera._hinter
+    before = live.camera._watcher
     assert before
     assert before.alive
     shutil.rmtree(live.folder)
@@ -670,7 +670,7 @@ def test_a_folder_deleted_and_made_anew_is_watched_anew(live: Rig, monkeypatch: 
 
 def test_ending_stops_the_watching(live: Rig) -> None:
     live.scan()
-    hinter = live.camera._hinter
-    assert hinter
+    watcher = live.camera._watcher
+    assert watcher
     live.camera.ended()
-    assert not hinter.alive
+    assert not watcher.alive

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from bibwatch.errors import ConfigurationError
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.devices import Dtype
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
 from bibwatch.runtimes.hub import HubOptions
 from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _spell_rope
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 
 IDEFICS = {"longest_edge": 1456, "shortest_edge": None}
 QWEN = {"longest_edge": 1_003_520, "shortest_edge": 3136}

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bibwatch import cli, drawing
-from bibwatch.comparing import Answer, Trial, agreement, read_labels, score
+from bibwatch.comparison import CompareResult, Trial, agreement, read_labels, score
 from bibwatch.errors import BibwatchError
 from servers import Asked, Server, chat, error
 
@@ -284,23 +284,23 @@ def test_a_label_is_of_the_photo_of_its_path_then_of_its_name(
 def test_the_score_by_hand() -> None:
     labels = {"a": frozenset({"1", "2"}), "b": frozenset[str](), "c": frozenset({"3"}), "d": frozenset({"4"})}
     answers = {
-        "a": Answer(found=("1", "9")),
-        "b": Answer(),
-        "c": Answer(error="no sense"),
-        "d": Answer(error="no photo", unreadable=True),
-        "x/a": Answer(found=("5",)),
+        "a": CompareResult(found=("1", "9")),
+        "b": CompareResult(),
+        "c": CompareResult(error="no sense"),
+        "d": CompareResult(error="no photo", unreadable=True),
+        "x/a": CompareResult(found=("5",)),
     }
     found = score(Trial("p", answers=answers), labels)
     assert (found.photos, found.exact, found.right, found.wrong, found.labelled) == (3, 1, 1, 1, 3)
     assert (found.precision, found.recall, found.f) == (1 / 2, 1 / 3, 2 / 5)
-    nothing = score(Trial("p", answers={"b": Answer()}), labels)
+    nothing = score(Trial("p", answers={"b": CompareResult()}), labels)
     assert (nothing.precision, nothing.recall, nothing.f, nothing.exact) == (None, None, None, 1)
 
 
 ANSWERS = st.dictionaries(
     st.sampled_from("abc"),
     st.builds(
-        Answer,
+        CompareResult,
         found=st.frozensets(st.sampled_from("123")).map(lambda bibs: tuple(sorted(bibs))),
         error=st.sampled_from([None, None, "no"]),
     ),
@@ -310,7 +310,9 @@ LABELS = st.dictionaries(st.sampled_from("abc"), st.frozensets(st.sampled_from("
 
 
 @given(ANSWERS, LABELS)
-def test_f_lies_between_precision_and_recall(answers: dict[str, Answer], labels: dict[str, frozenset[str]]) -> None:
+def test_f_lies_between_precision_and_recall(
+    answers: dict[str, CompareResult], labels: dict[str, frozenset[str]]
+) -> None:
     found = score(Trial("p", answers=answers), labels)
     assert found.exact <= found.photos
     if found.precision is not None and found.recall is not None:
@@ -320,9 +322,11 @@ def test_f_lies_between_precision_and_recall(answers: dict[str, Answer], labels:
 
 @given(ANSWERS, st.data())
 def test_agreement_is_mutual_and_whole_only_with_the_same_answers(
-    answers: dict[str, Answer], data: st.DataObject
+    answers: dict[str, CompareResult], data: st.DataObject
 ) -> None:
-    others = {path: data.draw(st.sampled_from([answer, Answer(found=("7",))])) for path, answer in answers.items()}
+    others = {
+        path: data.draw(st.sampled_from([answer, CompareResult(found=("7",))])) for path, answer in answers.items()
+    }
     one, other = Trial("p", answers=answers), Trial("q", answers=others)
     same, photos = agreement(one, other)
     assert (same, photos) == agreement(other, one)

@@ -97,12 +97,12 @@ def test_migrating_twice_keeps_what_is_there(database: Database) -> None:
         connection.execute(_NOTE, {"name": "finish"})
     database.migrate()
     database.check()
-    with database.read() as connection:
+    with database.query() as connection:
         assert connection.execute(text("SELECT name FROM cameras")).scalars().all() == ["finish"]
 
 
 def test_the_models_and_the_migrations_agree(database: Database) -> None:
-    with database.read() as connection:
+    with database.query() as connection:
         options = {"compare_type": True, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
@@ -114,7 +114,7 @@ def test_every_view_is_there(database: Database) -> None:
 
 @pytest.mark.parametrize(("view", "columns"), _PROMISED.items())
 def test_the_views_begin_with_the_promised_columns(database: Database, view: str, columns: str) -> None:
-    with database.read() as connection:
+    with database.query() as connection:
         found = list(connection.execute(text(f"SELECT * FROM {view}")).keys())  # noqa: S608
     promised = columns.split()
     if view == "stage_outputs":  # "image_id, stage, preset, output_json, ...": more may stand between
@@ -177,7 +177,7 @@ def test_the_database_of_another_program_is_refused(file: Path) -> None:
     ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 10_000)]
 )
 def test_every_connection_is_set_up(database: Database, pragma: str, value: object) -> None:
-    with database.read() as first, database.read() as second:
+    with database.query() as first, database.query() as second:
         for connection in (first, second):
             assert connection.execute(text(f"PRAGMA {pragma}")).scalar() == value
 
@@ -196,7 +196,7 @@ def test_a_write_is_all_or_nothing(database: Database) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write()
-    with database.read() as connection:
+    with database.query() as connection:
         assert connection.execute(text("SELECT count(*) FROM cameras")).scalar() == 0
 
 
@@ -219,7 +219,7 @@ def test_writers_of_one_process_take_turns(database: Database) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    with database.read() as connection:
+    with database.query() as connection:
         assert connection.execute(text("SELECT count(*) FROM cameras")).scalar() == 10
 
 
@@ -227,7 +227,7 @@ def test_writers_of_one_process_take_turns(database: Database) -> None:
 def test_a_reader_does_not_wait_for_a_writer(database: Database, file: Path) -> None:
     with another_writer(file) as writer:
         writer.execute("INSERT INTO cameras (name, path, state, updated_at) VALUES ('a', '/a', 'watching', 'now')")
-        with database.read() as connection:
+        with database.query() as connection:
             assert connection.execute(text("SELECT count(*) FROM cameras")).scalar() == 0
 
 

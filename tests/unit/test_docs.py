@@ -15,10 +15,10 @@ from _pytest.mark import ParameterSet
 
 from bibwatch import cli, drawing, settings
 from bibwatch.cli.demo import QUERY
+from bibwatch.domain.states import MEANING, TRANSITIONS, State
 from bibwatch.ingest.camera import Camera
 from bibwatch.settings import CameraSettings, Settings
 from bibwatch.stages.bib_number import BibNumberOptions
-from bibwatch.states import MEANING, TRANSITIONS, State
 from bibwatch.store.database import Database
 from bibwatch.store.schema import VIEWS
 from servers import Server, chat

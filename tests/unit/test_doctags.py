@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.doctags import DocTags, DocTagsOptions, Document, Element
-from bibwatch.runtimes.base import Box, BoxConvention, Frame, Prediction
+from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, Prediction
 
-_FRAME = Frame(BoxConvention.NONE, 1000, 2000, sent=(500, 1000))
+_FRAME = CoordinateSpace(BoxConvention.NONE, 1000, 2000, sent=(500, 1000))
 
 _PAGE = """<doctag><page_header><loc_15><loc_10><loc_30><loc_35>City Run</page_header>
 <title><loc_50><loc_50><loc_450><loc_75>Results</title>
@@ -66,8 +67,8 @@ $$x < y$$
 1 Unofficial."""
 
 
-def read(text: str, frame: Frame | None = _FRAME) -> Document:
-    return DocTags(DocTagsOptions()).interpret(Prediction(text=text, frame=frame))
+def read(text: str, coordinates: CoordinateSpace | None = _FRAME) -> Document:
+    return DocTags(DocTagsOptions()).interpret(Prediction(text=text, coordinates=coordinates))
 
 
 def test_a_whole_page_as_markdown() -> None:
@@ -98,7 +99,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
     assert elements[3].box is None
     assert elements[8].box == Box(100, 400, 900, 800)
     assert elements[10].box == Box(0, 0, 1000, 2000)
-    assert all(element.box is None for element in read(_PAGE, frame=None).elements)
+    assert all(element.box is None for element in read(_PAGE, coordinates=None).elements)
 
 
 def test_the_rows_of_a_table_and_what_is_within_what() -> None:

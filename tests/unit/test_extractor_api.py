@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ConfigurationError, PhotoGoneError
 from bibwatch.interpreters.bib_json import BibJsonOptions
-from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Reading, Stage, Verdict
 from image_rec_mod import main
 from image_rec_mod.backends.scaling import copies_removed
@@ -320,7 +320,7 @@ class TestByTheOcr:
     def test_all_its_models_are_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         extractor = get_extractor("qwen-inline-cpu")  # with the bundled OCR, that tells it where to look again
         assert isinstance(extractor, StageExtractor)
-        stages = [extractor.stage, *extractor.stage.further.values()]
+        stages = [extractor.stage, *extractor.stage.substages.values()]
         assert len(stages) == 2
         closed: list[object] = []
         for stage in stages:

@@ -29,7 +29,7 @@ NOBODY = 65534
 
 
 def read(path: Path, **options: object) -> bytes:
-    return files.read(str(path), **({"max_bytes": MOST} | options))  # type: ignore[arg-type]
+    return files.load(str(path), **({"max_bytes": MOST} | options))  # type: ignore[arg-type]
 
 
 def stat_of(path: Path) -> Stat:

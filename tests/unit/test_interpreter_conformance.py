@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bibwatch.domain.box import Box
 from bibwatch.interpreters.base import Bib
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
@@ -14,7 +15,7 @@ from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
 from bibwatch.interpreters.doctags import DocTags, DocTagsOptions, Document, Element
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
 from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
-from bibwatch.runtimes.base import Box, Prediction, TextLine
+from bibwatch.runtimes.base import Prediction, TextLine
 from bibwatch.testing.interpreters import InterpreterConformance, strings_of
 
 

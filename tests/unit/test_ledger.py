@@ -27,12 +27,12 @@ from hypothesis.stateful import (
 from PIL import Image
 from sqlalchemy import text
 
+from bibwatch.domain.box import Box
+from bibwatch.domain.states import TRANSITIONS, TROUBLE, State
 from bibwatch.errors import ModelError
 from bibwatch.files import Stat
 from bibwatch.images import Photo
-from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Outcome, Reading, Verdict
-from bibwatch.states import TRANSITIONS, TROUBLE, State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
@@ -60,7 +60,7 @@ def outcome(*bibs: str, box: Box | None = None) -> Outcome:
 
 
 def rows(database: Database, table: str) -> list[dict[str, Any]]:
-    with database.read() as connection:
+    with database.query() as connection:
         return [dict(row) for row in connection.execute(text(f"SELECT * FROM {table}")).mappings()]  # noqa: S608
 
 
@@ -99,22 +99,22 @@ def sql(database: Database) -> Any:
 
 def drop(ledger: Ledger, *paths: str, state: State = State.READY, camera: str = "finish", number: int = 1) -> None:
     """A camera sees files."""
-    ledger.see(camera, [Sighting(path, stat(number), state) for path in paths])
+    ledger.record_sightings(camera, [Sighting(path, stat(number), state) for path in paths])
 
 
-def claim(ledger: Ledger, limit: int = 8, *, suspects: bool = True) -> list[Claim]:
-    return ledger.claim(limit, suspects=suspects)
+def claim(ledger: Ledger, limit: int = 8, *, quarantined: bool = True) -> list[Claim]:
+    return ledger.claim(limit, quarantined=quarantined)
 
 
 def read(ledger: Ledger, *bibs: str, content: str = "photo", reader: Reader = _OCR) -> None:
     """Claim one file and record it as read."""
-    (taken,) = ledger.claim(1, suspects=True)
+    (taken,) = ledger.claim(1, quarantined=True)
     ledger.finish(reader, [Finished(taken, photo(content), outcome(*bibs), model="PP-OCR")])
 
 
 def end(ledger: Ledger, state: State, error: str = "for a reason") -> None:
     """Claim one file and record that it ended in trouble."""
-    (taken,) = ledger.claim(1, suspects=True)
+    (taken,) = ledger.claim(1, quarantined=True)
     ledger.finish(_OCR, [Finished(taken, state=state, error=error)])
 
 
@@ -130,7 +130,7 @@ def bibs(sql: Any) -> list[str]:
 
 
 def test_a_seen_file_is_in_the_ledger_at_once(ledger: Ledger, sql: Any) -> None:
-    ledger.see("finish", [Sighting("/drop/a.jpg", stat(), State.UNSUPPORTED, "a symbolic link")])
+    ledger.record_sightings("finish", [Sighting("/drop/a.jpg", stat(), State.UNSUPPORTED, "a symbolic link")])
     (row,) = sql("file_status")
     assert (row["camera"], row["path"], row["state"], row["error"]) == (
         "finish",
@@ -143,8 +143,8 @@ def test_a_seen_file_is_in_the_ledger_at_once(ledger: Ledger, sql: Any) -> None:
 
 
 def test_nothing_seen_is_nothing_done(ledger: Ledger, sql: Any) -> None:
-    ledger.see("finish", [])
-    ledger.miss("finish", [])
+    ledger.record_sightings("finish", [])
+    ledger.mark_gone("finish", [])
     ledger.release([])
     ledger.finish(_OCR, [])
     assert sql("file_status") == []
@@ -161,7 +161,7 @@ def test_one_path_in_two_cameras_is_two_files(ledger: Ledger, sql: Any) -> None:
 def test_the_cheap_identity_comes_back_as_it_was(ledger: Ledger, inode: int) -> None:
     """Inodes are 64 bits without a sign; times before 1970 and sizes over 4 GiB are no reason to read a file again."""
     identity = Stat(inode, 2**40, -1, 2**62)
-    ledger.see("finish", [Sighting("/drop/a.jpg", identity, State.READY)])
+    ledger.record_sightings("finish", [Sighting("/drop/a.jpg", identity, State.READY)])
     assert ledger.settled("finish") == {"/drop/a.jpg": identity}
     assert claim(ledger)[0].stat == identity
 
@@ -206,7 +206,7 @@ def test_absence_is_only_told_of_files_that_were_waited_for(ledger: Ledger, sql:
     """R30: an empty mount point changes nothing for what has been read, or is about to be."""
     drop(ledger, "/drop/a.jpg", state=state)
     drop(ledger, "/drop/a.jpg", state=state, camera="start")
-    ledger.miss("finish", ["/drop/a.jpg", "/drop/never-seen.jpg"])
+    ledger.mark_gone("finish", ["/drop/a.jpg", "/drop/never-seen.jpg"])
     here, there = sql("file_status")
     assert here["state"] == ("gone" if state in _AWAITED else state)
     assert there["state"] == state
@@ -249,14 +249,14 @@ def test_a_photo_that_was_read_stays_done_when_its_file_goes(ledger: Ledger, sql
 
 
 def test_a_photo_that_was_read_stays_done_though_bibwatch_died_over_it(ledger: Ledger, sql: Any) -> None:
-    """A suspect by then, not merely one to read again."""
+    """A quarantined by then, not merely one to read again."""
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
     ledger.recover([_OTHER_OPTIONS], 5)
     claim(ledger)
     ledger.recover([_OTHER_OPTIONS], 5)
     (again,) = claim(ledger)
-    assert again.priority is Priority.SUSPECT
+    assert again.priority is Priority.QUARANTINED
     ledger.finish(_OTHER_OPTIONS, [Finished(again, state=State.GONE, error="not there")])
     (row,) = sql("image_status")
     assert (row["state"], row["error"]) == ("done", None)
@@ -281,9 +281,9 @@ def test_any_number_of_files_may_be_tried_again(ledger: Ledger) -> None:
 
 
 def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
-    ledger.note_camera("start", "/drop/start", "watching", None)
-    ledger.note_camera("finish", os.fsdecode(b"/drop/\xff"), "missing", "the folder does not exist")
-    ledger.note_camera("start", "/drop/start", "polling", "no events")
+    ledger.record_camera("start", "/drop/start", "watching", None)
+    ledger.record_camera("finish", os.fsdecode(b"/drop/\xff"), "missing", "the folder does not exist")
+    ledger.record_camera("start", "/drop/start", "polling", "no events")
     assert [(row["name"], row["state"], row["error"]) for row in report.camera_states()] == [
         ("finish", "missing", "the folder does not exist"),
         ("start", "polling", "no events"),
@@ -341,9 +341,9 @@ def test_suspects_are_claimed_alone_and_after_the_others(ledger: Ledger) -> None
     assert ledger.recover([_OCR], 5) == 2
     drop(ledger, "/drop/a.jpg", "/drop/b.jpg")
     assert [each.path for each in claim(ledger)] == ["/drop/a.jpg", "/drop/b.jpg"]
-    assert claim(ledger, suspects=False) == []
+    assert claim(ledger, quarantined=False) == []
     (first,) = claim(ledger)
-    assert (first.path, first.priority, first.attempts) == ("/drop/bad.jpg", Priority.SUSPECT, 2)
+    assert (first.path, first.priority, first.attempts) == ("/drop/bad.jpg", Priority.QUARANTINED, 2)
     (second,) = claim(ledger)
     assert second.path == "/drop/worse.jpg"
 
@@ -354,7 +354,7 @@ def test_a_released_suspect_is_still_a_suspect(ledger: Ledger) -> None:
     ledger.recover([_OCR], 5)
     ledger.release(claim(ledger))
     (again,) = claim(ledger)
-    assert (again.priority, again.attempts) == (Priority.SUSPECT, 2)
+    assert (again.priority, again.attempts) == (Priority.QUARANTINED, 2)
 
 
 def test_photos_read_before_come_after_new_ones(ledger: Ledger) -> None:
@@ -534,7 +534,7 @@ def test_a_photo_the_model_fails_on_is_tried_again_alone(ledger: Ledger, sql: An
     )
     assert states(sql) == {"/drop/a.jpg": "ready", "/drop/b.jpg": "done"}
     assert ledger.known([_OCR], [photo("a").sha256]) == set()
-    assert claim(ledger, suspects=False) == []
+    assert claim(ledger, quarantined=False) == []
     (again,) = claim(ledger)
     assert (again.path, again.attempts) == ("/drop/a.jpg", 2)
     ledger.finish(_OCR, [Finished(again, photo("a"), failed, state=State.FAILED, error="out of memory")])
@@ -677,7 +677,7 @@ def test_a_person_can_have_trouble_tried_again(ledger: Ledger, sql: Any) -> None
     (row,) = sql("file_status")
     assert (row["state"], row["attempts"], row["error"]) == ("ready", 0, None)
     (taken,) = claim(ledger)
-    assert (taken.attempts, taken.priority) == (1, Priority.SUSPECT)
+    assert (taken.attempts, taken.priority) == (1, Priority.QUARANTINED)
 
 
 def test_a_retry_takes_what_was_asked_for(ledger: Ledger, sql: Any) -> None:
@@ -729,14 +729,14 @@ class Race(RuleBasedStateMachine):
         camera, path = place
         found = stat(next(self.numbers))
         self.disk[place] = (found, content)
-        self.ledger.see(camera, [Sighting(path, found, state)])
+        self.ledger.record_sightings(camera, [Sighting(path, found, state)])
 
     @rule(state=st.sampled_from([State.RAW, State.PAIRED]))
     def see_raw(self, state: State) -> None:
         """A RAW photo, with its JPEG or without; it is never read."""
         place = ("finish", "/drop/a.cr3")
         self.disk.setdefault(place, (stat(next(self.numbers)), "raw"))
-        self.ledger.see("finish", [Sighting(place[1], self.disk[place][0], state)])
+        self.ledger.record_sightings("finish", [Sighting(place[1], self.disk[place][0], state)])
 
     @precondition(lambda self: self.claims)
     @rule(number=st.integers(0, 100), content=contents)
@@ -751,19 +751,19 @@ class Race(RuleBasedStateMachine):
         """A file that was waited for is complete as it is."""
         (camera, path), (found, _) = list(self.disk.items())[number % len(self.disk)]
         if self.ledger.waiting(camera).get(path) in {State.SETTLING, State.GONE}:
-            self.ledger.see(camera, [Sighting(path, found, State.READY)])
+            self.ledger.record_sightings(camera, [Sighting(path, found, State.READY)])
 
     @rule(place=places)
     def miss(self, place: tuple[str, str]) -> None:
         camera, path = place
-        self.ledger.miss(camera, [path])
+        self.ledger.mark_gone(camera, [path])
 
-    @rule(limit=st.integers(2, 4), suspects=st.booleans())
-    def claim(self, limit: int, suspects: bool) -> None:  # noqa: FBT001
-        taken = self.ledger.claim(limit, suspects=suspects)
+    @rule(limit=st.integers(2, 4), quarantined=st.booleans())
+    def claim(self, limit: int, quarantined: bool) -> None:  # noqa: FBT001
+        taken = self.ledger.claim(limit, quarantined=quarantined)
         assert len(taken) <= limit
-        if any(each.priority is Priority.SUSPECT for each in taken):
-            assert suspects
+        if any(each.priority is Priority.QUARANTINED for each in taken):
+            assert quarantined
             assert len(taken) == 1
         for each in taken:
             found, content = self.disk[each.camera, each.path]
@@ -784,7 +784,7 @@ class Race(RuleBasedStateMachine):
     def read_all(self) -> None:
         """A quiet hour: whatever is ready gets read."""
         while self.ledger.ready():
-            self.claim(4, suspects=True)
+            self.claim(4, quarantined=True)
             self.everything_holds()
             while self.claims:
                 self.read(0)

@@ -21,7 +21,7 @@ class Once(Loop):
         self.tidy = False
 
     def work(self) -> None:
-        self.insist(self.action)
+        self.retry_until_stored(self.action)
 
     def ended(self) -> None:
         self.tidy = True
@@ -41,8 +41,8 @@ def fails(times: int, error: Exception) -> Callable[[], str]:
 
 def test_insist_waits_for_the_database() -> None:
     loop = Once(fails(1, StoreError("locked")))
-    assert loop.insist(loop.action) == "done"
-    assert loop.beats == 1
+    assert loop.retry_until_stored(loop.action) == "done"
+    assert loop.heartbeats == 1
 
 
 def test_insist_ends_with_a_stop() -> None:
@@ -50,13 +50,13 @@ def test_insist_ends_with_a_stop() -> None:
     loop = Once(fails(1000, StoreError("gone")))
     loop.stop.set()
     with pytest.raises(StoreError):
-        loop.insist(loop.action)
+        loop.retry_until_stored(loop.action)
 
 
 def test_insist_repeats_nothing_else() -> None:
     loop = Once(fails(1, ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
-        loop.insist(loop.action)
+        loop.retry_until_stored(loop.action)
 
 
 def test_a_fault_is_kept_and_the_end_is_tidy() -> None:
@@ -74,9 +74,9 @@ def test_the_watchdog_is_fed_only_when_every_loop_has_progressed(monkeypatch: py
     feeder = Feeder(loops)
     assert feeder.feed()
     assert not feeder.feed()
-    loops[0].beat()
+    loops[0].heartbeat()
     assert not feeder.feed()
-    loops[1].beat()
+    loops[1].heartbeat()
     assert feeder.feed()
 
 
@@ -86,12 +86,12 @@ def test_a_loop_that_asked_for_patience_starves_no_watchdog(monkeypatch: pytest.
     loops: list[Loop] = [Once(str), Once(str)]
     feeder = Feeder(loops)
     assert feeder.feed()
-    loops[0].excuse(3600)
+    loops[0].extend_deadline(3600)
     assert not feeder.feed()
-    loops[1].beat()
+    loops[1].heartbeat()
     assert feeder.feed()
-    loops[0].excuse(0)
-    loops[1].beat()
+    loops[0].extend_deadline(0)
+    loops[1].heartbeat()
     assert not feeder.feed()
 
 

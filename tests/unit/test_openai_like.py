@@ -35,9 +35,9 @@ from bibwatch.errors import (
     ModelUnavailableError,
     ModelUnreachableError,
 )
-from bibwatch.runtimes.base import Constraint, Finish, Prediction, Token, Usage
-from bibwatch.runtimes.batches import FEW
-from bibwatch.runtimes.openai_like import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, Prediction, Token, Usage
+from bibwatch.runtimes.generative import FEW
+from bibwatch.runtimes.openai import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.tokens import tokens_of
 from bibwatch.testing import RuntimeConformance
 from servers import Answer, Asked, Server, chat, error, lm_studio, ollama, picture, transformers_serve
@@ -109,7 +109,7 @@ class TestContract(RuntimeConformance):
             return chat('{"legible": "yes"}', model="smol")
         number = cls.number(asked)
         listed = {"content": [{"token": digit, "logprob": -0.5} for digit in number]}
-        return chat(number, model="smol", written=4, logprobs=listed)
+        return chat(number, model="smol", completion_tokens=4, logprobs=listed)
 
     @classmethod
     def schema_or_number(cls, asked: Asked) -> str:
@@ -144,9 +144,9 @@ def test_the_picture_that_is_sent(server: Server, ask: Callable[..., list[Predic
     (prediction,) = ask(Image.new("RGBA", (4000, 2000), "red"), longest_side=1000)
     (asked,) = server.asked
     assert (asked.picture.format, asked.picture.size, asked.picture.mode) == ("JPEG", (1000, 500), "RGB")
-    assert prediction.frame is not None
-    assert (prediction.frame.width, prediction.frame.height) == (4000, 2000)
-    assert prediction.frame.sent == (1000, 500)
+    assert prediction.coordinates is not None
+    assert (prediction.coordinates.width, prediction.coordinates.height) == (4000, 2000)
+    assert prediction.coordinates.sent == (1000, 500)
 
 
 def test_jpeg_quality_is_what_it_says(server: Server, ask: Callable[..., list[Prediction]]) -> None:
@@ -327,14 +327,19 @@ def test_short_answers_are_no_longer_than_others(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "finish"),
-    [("stop", Finish.STOP), ("length", Finish.LENGTH), (None, Finish.UNKNOWN), ("eos", Finish.UNKNOWN)],
+    [
+        ("stop", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
+        (None, FinishReason.UNKNOWN),
+        ("eos", FinishReason.UNKNOWN),
+    ],
 )
 def test_why_the_model_stopped(
-    server: Server, ask: Callable[..., list[Prediction]], reason: str | None, finish: Finish
+    server: Server, ask: Callable[..., list[Prediction]], reason: str | None, finish: FinishReason
 ) -> None:
     server.answer = lambda _: chat("42", reason)
     (prediction,) = ask()
-    assert (prediction.text, prediction.finish, prediction.error) == ("42", finish, None)
+    assert (prediction.text, prediction.finish_reason, prediction.error) == ("42", finish, None)
     assert prediction.device == server.place
 
 
@@ -344,7 +349,7 @@ def test_a_reply_that_was_cut_off_before_it_began_is_one_that_was_cut_off(
     """As of a model that thinks for too long."""
     server.answer = lambda _: chat(None, "length")
     (prediction,) = ask()
-    assert (prediction.text, prediction.finish, prediction.error) == ("", Finish.LENGTH, None)
+    assert (prediction.text, prediction.finish_reason, prediction.error) == ("", FinishReason.LENGTH, None)
 
 
 def listed(*tokens: tuple[str, float]) -> dict[str, Any]:
@@ -391,8 +396,8 @@ def test_the_replies_of_other_servers(
 ) -> None:
     server.answer = lambda asked: shape("42", asked.body["model"])
     (prediction,) = ask(model_name="HuggingFaceTB/SmolVLM-Instruct")
-    assert (prediction.text, prediction.finish, prediction.tokens) == ("42", Finish.STOP, ())
-    assert (prediction.usage, prediction.error) == (Usage(read=700, written=3), None)
+    assert (prediction.text, prediction.finish_reason, prediction.tokens) == ("42", FinishReason.STOP, ())
+    assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=3), None)
 
 
 def test_what_a_model_thought_is_not_its_answer(server: Server, ask: Callable[..., list[Prediction]]) -> None:
@@ -555,10 +560,10 @@ def test_another_model_that_answers_is_not_the_one_that_was_asked(
 def test_an_answer_may_have_as_many_tokens_as_were_allowed(
     server: Server, ask: Callable[..., list[Prediction]], written: int, kind: type[ModelError] | None
 ) -> None:
-    server.answer = lambda _: chat("1024", written=written)
+    server.answer = lambda _: chat("1024", completion_tokens=written)
     (prediction,) = ask(max_new_tokens=4)
     if kind is None:
-        assert (prediction.usage, prediction.error) == (Usage(read=700, written=written), None)
+        assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=written), None)
     else:
         assert (prediction.text, type(prediction.error)) == ("", kind)
         assert "an answer of 5 tokens where 4 are allowed" in str(prediction.error)
@@ -654,7 +659,7 @@ def test_whatever_a_server_says_is_an_answer_or_a_typed_error(
     error = prediction.error
     assert type(error) is not ModelError  # that is for what nobody has thought of
     if error is None:
-        assert prediction.text or prediction.finish is Finish.LENGTH
+        assert prediction.text or prediction.finish_reason is FinishReason.LENGTH
     else:
         assert (prediction.text, prediction.tokens) == ("", ())
         assert str(error).isprintable()

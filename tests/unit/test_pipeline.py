@@ -13,6 +13,8 @@ from PIL import Image
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from bibwatch.domain.box import Box
+from bibwatch.domain.states import State
 from bibwatch.errors import (
     ConfigurationError,
     ModelBusyError,
@@ -25,14 +27,14 @@ from bibwatch.errors import (
 from bibwatch.files import Stat
 from bibwatch.images import ImageLimits
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.pipeline import model_health
 from bibwatch.pipeline import pipeline as module
-from bibwatch.pipeline import relay as relays
+from bibwatch.pipeline.failover import Failover
+from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.pipeline.pipeline import Pipeline
-from bibwatch.pipeline.relay import Model, Relay
-from bibwatch.runtimes.base import Box, Gives, ModelOptions, Prediction, Runtime, TextLine
+from bibwatch.runtimes.base import ModelOptions, OutputKind, Prediction, Runtime, TextLine
 from bibwatch.settings import PipelineSettings
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
-from bibwatch.states import State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Sighting
@@ -44,11 +46,11 @@ LINE = TextLine("123", 0.99, Box(40, 40, 60, 60))
 class ScriptedOptions(ModelOptions):
     """Options of an OCR."""
 
-    gives = Gives.LINES
+    output_kind = OutputKind.LINES
 
 
 class Scripted(Runtime[ModelOptions]):
-    """Answers every image with `answer`, and remembers how many it was asked about together."""
+    """BatchResult every image with `answer`, and remembers how many it was asked about together."""
 
     options_type = ScriptedOptions
 
@@ -98,22 +100,22 @@ class Bench:
     def make(self, *, fallback_after: float | None = None, reread: bool = False) -> Pipeline:
         """Make a pipeline as a new process would; the second model is there to fall back to after so many seconds."""
         runtimes = [self.runtime] if fallback_after is None else [self.runtime, self.fallback]
-        self.relay = Relay([self.model(runtime) for runtime in runtimes], fallback_after or 0.0)
-        self.relay.start(lambda: False)
-        del self.runtime.batches[-1]  # that was a canary
+        self.failover = Failover([self.model(runtime) for runtime in runtimes], fallback_after or 0.0)
+        self.failover.start(lambda: False)
+        del self.runtime.batches[-1]  # that was a probe
         events = {"stop": threading.Event(), "news": threading.Event()}
-        return Pipeline(self.relay, self.settings, ImageLimits(), self.ledger, reread=reread, **events)
+        return Pipeline(self.failover, self.settings, ImageLimits(), self.ledger, reread=reread, **events)
 
     @staticmethod
-    def model(runtime: Scripted) -> Model:
+    def model(runtime: Scripted) -> ModelHealth:
         options = BibNumberOptions(model_options=runtime.options)
-        return Model("bib_number", BibNumber(options, runtime, BibLines(BibLinesOptions())))
+        return ModelHealth("bib_number", BibNumber(options, runtime, BibLines(BibLinesOptions())))
 
     def add(self, name: str, shade: int) -> Path:
         """Put a photo there and tell the ledger that it is ready."""
         path = self.place / name
         Image.new("RGB", (100, 100), (shade, shade, shade)).save(path)
-        self.ledger.see("cam", [Sighting(str(path), Stat.of(path.stat()), State.READY)])
+        self.ledger.record_sightings("cam", [Sighting(str(path), Stat.of(path.stat()), State.READY)])
         return path
 
     def run_until(self, condition: Callable[[], bool]) -> None:
@@ -129,7 +131,7 @@ class Bench:
         assert self.pipeline.failure is None
 
     def bibs(self) -> list[str]:
-        with self.database.read() as connection:
+        with self.database.query() as connection:
             return list(connection.execute(text("SELECT bib FROM bib_results")).scalars())
 
     def counts(self) -> dict[State, int]:
@@ -217,20 +219,20 @@ def gone(_: Image.Image) -> Prediction:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let canaries follow each other at once."""
-    monkeypatch.setattr(relays, "_LONGEST_PAUSE", 0.001)
+    """Let probes follow each other at once."""
+    monkeypatch.setattr(model_health, "_LONGEST_PAUSE", 0.001)
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_canaries_only(bench: Bench) -> None:
     """It is told once, and told once that it is over; no photo is claimed meanwhile."""
-    canaries = 0
+    probes = 0
 
     def answer(image: Image.Image) -> Prediction:
-        nonlocal canaries
-        canaries += is_canary(image)
-        return gone(image) if canaries < 30 else Prediction(lines=(LINE,))
+        nonlocal probes
+        probes += is_canary(image)
+        return gone(image) if probes < 30 else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
     for shade in range(4):
@@ -244,7 +246,7 @@ def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_canaries_only(b
         "model.unavailable",
         "model.available",
     ]
-    with bench.database.read() as connection:
+    with bench.database.query() as connection:
         assert set(connection.execute(text("SELECT attempts FROM file_status")).scalars()) == {1}
 
 
@@ -267,9 +269,9 @@ def test_a_reason_that_changes_is_told_again(bench: Bench) -> None:
 def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
     error = ModelBusyError("busy")
     error.retry_after = 3600.0
-    model = bench.relay.preferred
+    model = bench.failover.preferred
     model.fail(error)
-    assert 100 < model._next - time.monotonic() <= relays._LONGEST_PATIENCE
+    assert 100 < model._next - time.monotonic() <= model_health._LONGEST_PATIENCE
 
 
 def one_of_four_fails(bench: Bench) -> list[tuple[object, ...]]:
@@ -277,7 +279,7 @@ def one_of_four_fails(bench: Bench) -> list[tuple[object, ...]]:
     for shade in range(4):
         bench.add(f"{shade}.png", shade)
     bench.run_until(lambda: bench.counts() == {State.DONE: 3, State.FAILED: 1})
-    with bench.database.read() as connection:
+    with bench.database.query() as connection:
         rows = connection.execute(text("SELECT state, attempts, error FROM file_status ORDER BY state")).all()
     return list(map(tuple, rows))
 
@@ -299,13 +301,13 @@ def test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothi
 def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_while_the_server_is_away(
     bench: Bench,
 ) -> None:
-    """With company it is free, and alone an attempt, but only if the canary fares better."""
-    poison, canaries = 2, 0
+    """With company it is free, and alone an attempt, but only if the probe fares better."""
+    poison, probes = 2, 0
 
     def answer(image: Image.Image) -> Prediction:
-        nonlocal canaries
-        canaries += is_canary(image)
-        if (is_canary(image) and canaries % 3 == 1) or poison in bench.runtime.shades:
+        nonlocal probes
+        probes += is_canary(image)
+        if (is_canary(image) and probes % 3 == 1) or poison in bench.runtime.shades:
             return Prediction(error=ModelDisconnectedError("broke"))
         return Prediction(lines=(LINE,))
 
@@ -317,14 +319,14 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    fail = Model.fail
+    fail = ModelHealth.fail
 
-    def noted(self: Model, error: BaseException) -> None:
+    def noted(self: ModelHealth, error: BaseException) -> None:
         fail(self, error)
         pauses.append(self._next - time.monotonic())
         self._next = 0.0
 
-    monkeypatch.setattr(Model, "fail", noted)
+    monkeypatch.setattr(ModelHealth, "fail", noted)
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
     bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else gone(image)
     bench.add("a.png", 1)
@@ -340,24 +342,24 @@ def test_a_server_with_no_time_is_not_bothered_with_a_canary(bench: Bench) -> No
     busy.retry_after = 3600.0
     bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=busy)
     bench.add("a.png", 1)
-    bench.run_until(lambda: bench.relay.preferred.error is not None)
+    bench.run_until(lambda: bench.failover.preferred.error is not None)
     assert bench.runtime.batches == [1]
-    assert bench.relay.preferred._next - time.monotonic() > 100
+    assert bench.failover.preferred._next - time.monotonic() > 100
 
 
 def test_a_fallback_is_not_loaded_where_nothing_waits(bench: Bench) -> None:
     bench.runtime.answer = gone
     bench.pipeline = bench.make(fallback_after=0.001)
     looks = 0
-    look = bench.relay.current
+    look = bench.failover.current
 
-    def current(*, needed: bool = True) -> Model | None:
+    def current(*, needed: bool = True) -> ModelHealth | None:
         nonlocal looks
         looks += 1
         bench.pipeline._news.set()
         return look(needed=needed)
 
-    bench.relay.current = current  # type: ignore[method-assign]
+    bench.failover.current = current  # type: ignore[method-assign]
     bench.run_until(lambda: looks > 50)
     assert bench.fallback.batches == []
 
@@ -379,7 +381,9 @@ def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
     wait_for(lambda: bench.counts() == {State.DONE: 1})
     back.set()
     with capture_logs() as logs:
-        wait_for(lambda: sum(size == 1 for size in bench.runtime.batches) > 3 and bench.relay.preferred.error is None)
+        wait_for(
+            lambda: sum(size == 1 for size in bench.runtime.batches) > 3 and bench.failover.preferred.error is None
+        )
         wait_for(lambda: any(line["event"] == "photo.failed" for line in logs))
     bench.run_until(lambda: bench.counts() == {State.DONE: 1})
     assert presets(bench) == [("a.png", "fallback")]
@@ -392,7 +396,7 @@ def test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused(bench
     )
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.FAILED: 1})
-    assert bench.runtime.batches == [1, 1] * 3  # a photo, a canary; three attempts
+    assert bench.runtime.batches == [1, 1] * 3  # a photo, a probe; three attempts
 
 
 @pytest.mark.usefixtures("hasty")
@@ -406,13 +410,13 @@ def test_a_server_that_refuses_whatever_it_is_asked_costs_nothing(bench: Bench) 
     bench.runtime.answer = answer
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.DONE: 1})
-    with bench.database.read() as connection:
+    with bench.database.query() as connection:
         assert list(connection.execute(text("SELECT attempts FROM file_status")).scalars()) == [1]
 
 
 def presets(bench: Bench) -> list[tuple[str, str]]:
     """Which preset has read which photo, as (file name, preset)."""
-    with bench.database.read() as connection:
+    with bench.database.query() as connection:
         rows = connection.execute(text("SELECT path, preset FROM bib_results ORDER BY path, preset")).all()
     return [(Path(path).name, preset) for path, preset in rows]
 
@@ -430,7 +434,7 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
     wait_for(lambda: bench.counts() == {State.DONE: 2})
     assert presets(bench) == [("a.png", "fallback"), ("b.png", "fallback")]
     back.set()
-    wait_for(lambda: bench.relay.preferred.error is None)
+    wait_for(lambda: bench.failover.preferred.error is None)
     bench.add("c.png", 3)
     bench.pipeline._news.set()
     both = [("a.png", "fallback"), ("a.png", "scripted"), ("b.png", "fallback"), ("b.png", "scripted")]
@@ -438,7 +442,7 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
     wait_for(lambda: presets(bench) == [*(both if reread else once), ("c.png", "scripted")])
     bench.run_until(lambda: True)
     # A new process does not change its mind.
-    counting = bench.relay.models[:1] if reread else bench.relay.models
+    counting = bench.failover.models[:1] if reread else bench.failover.models
     bench.ledger.recover([model.reader for model in counting], 3)
     assert bench.counts() == {State.DONE: 3}
 
@@ -459,17 +463,17 @@ def test_an_engine_that_died_and_cannot_be_started_again_is_fallen_back_from(ben
 
 @pytest.mark.usefixtures("hasty")
 def test_photos_wait_for_the_preferred_model_till_the_fallback_is_due(bench: Bench) -> None:
-    canaries = 0
+    probes = 0
 
     def answer(image: Image.Image) -> Prediction:
-        nonlocal canaries
-        canaries += is_canary(image)
+        nonlocal probes
+        probes += is_canary(image)
         return gone(image)
 
     bench.runtime.answer = answer
     bench.pipeline = bench.make(fallback_after=3600)
     bench.add("a.png", 1)
-    bench.run_until(lambda: canaries > 20)
+    bench.run_until(lambda: probes > 20)
     assert bench.counts() == {State.READY: 1}
     assert bench.fallback.batches == []  # it is not even loaded
 
@@ -486,10 +490,10 @@ def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
     bench.runtime.answer = gone
     bench.make()
     broken = Scripted(ScriptedOptions(kind="scripted", name="broken"))
-    bench.relay = Relay([bench.model(each) for each in (bench.runtime, broken, bench.fallback)], 0.001)
-    bench.relay.start(lambda: False)
+    bench.failover = Failover([bench.model(each) for each in (bench.runtime, broken, bench.fallback)], 0.001)
+    bench.failover.start(lambda: False)
     events = {"stop": threading.Event(), "news": threading.Event()}
-    bench.pipeline = Pipeline(bench.relay, bench.settings, ImageLimits(), bench.ledger, **events)
+    bench.pipeline = Pipeline(bench.failover, bench.settings, ImageLimits(), bench.ledger, **events)
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.DONE: 1})
     assert presets(bench) == [("a.png", "fallback")]
@@ -531,7 +535,7 @@ def test_a_model_without_use_for_it_is_asked_by_one_thread_at_a_time(bench: Benc
         return Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
-    stage = bench.relay.preferred.stage
+    stage = bench.failover.preferred.stage
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: stage.warm_up(), range(20)))
 
@@ -540,8 +544,8 @@ def test_suspects_are_read_alone_and_last(bench: Bench) -> None:
     """What was being read when the process died comes after the rest, one by one."""
     for shade in range(3):
         bench.add(f"{shade}.png", shade)
-    assert len(bench.ledger.claim(4, suspects=True)) == 3
-    assert bench.ledger.recover([bench.relay.preferred.reader], 3) == 3
+    assert len(bench.ledger.claim(4, quarantined=True)) == 3
+    assert bench.ledger.recover([bench.failover.preferred.reader], 3) == 3
     for shade in range(3, 8):
         bench.add(f"{shade}.png", shade)
     bench.run_until(lambda: bench.counts() == {State.DONE: 8})

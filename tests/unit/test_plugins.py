@@ -1,4 +1,4 @@
-"""The door of plugins: what may come in, what is wrong with what came, and that it costs nobody else anything."""
+"""The plugin of plugins: what may come in, what is wrong with what came, and that it costs nobody else anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from bibwatch import cli
 from bibwatch.errors import ConfigurationError
-from bibwatch.plugins import Doors
+from bibwatch.plugins import Plugins
 from bibwatch.registry import Registry
 
 Install = Callable[..., Path]
@@ -28,12 +28,12 @@ def allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 _STAGE = """
     from typing import ClassVar, Literal
     from bibwatch.interpreters.plain_text import PlainTextOptions
-    from bibwatch.runtimes.base import Gives
+    from bibwatch.runtimes.base import OutputKind
     from bibwatch.stages.base import Outcome, Stage, StageOptions
     from pydantic import Field
 
     class Options(StageOptions):
-        interpreters = {Gives.TEXT: PlainTextOptions()}
+        interpreters = {OutputKind.TEXT: PlainTextOptions()}
         kind: Literal["{kind}"] = "{kind}"
         FIELD
 
@@ -105,8 +105,8 @@ def test_a_name_that_is_there_twice_is_an_error_that_names_both(
 ) -> None:
     install("bibwatch-twice", name, source.replace("FIELD", "pass"), group=group)
     registry = Registry(["bibwatch-twice"])
-    problems = registry.doors.problems()
-    assert {door.distribution for door in problems} == {"bibwatch", "bibwatch-twice"}
+    problems = registry.plugins.problems()
+    assert {plugin.distribution for plugin in problems} == {"bibwatch", "bibwatch-twice"}
     for said in problems.values():
         assert re.search(rf"{name} is there 2 times: from bibwatch \(.*and from bibwatch-twice \(", said)
     with pytest.raises(ConfigurationError, match="is there 2 times"):
@@ -125,7 +125,7 @@ def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
 
 def test_a_preset_may_be_made_in_code(install: Install) -> None:
     source = """
-        from bibwatch.runtimes.openai_like import VisionOpenAILikeApiOptions
+        from bibwatch.runtimes.openai import VisionOpenAILikeApiOptions
         Plugin = {"made": VisionOpenAILikeApiOptions(api_url="http://127.0.0.1:1/v1", model_name="m", batch_size=3)}
     """
     install("bibwatch-made", "set", source, group="presets")
@@ -139,7 +139,7 @@ def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], 
     done = CliRunner().invoke(cli.cli, ["plugins"])
     assert "bibwatch-absent: is not installed" in done.stdout
     with pytest.raises(ConfigurationError, match="plugins: bibwatch-absent is not installed"):
-        Doors(["bibwatch-absent"]).check()
+        Plugins(["bibwatch-absent"]).check()
 
 
 def test_one_that_is_not_allowed_is_not_imported_whatever_is_asked(

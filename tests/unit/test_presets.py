@@ -49,7 +49,7 @@ def test_a_stage_and_a_preset_work_together_or_are_refused_in_one_line(name: str
         assert name in why_not
         assert "\n" not in why_not
         return
-    assert made.interpreter.options.needs is made.options.model_options.gives
+    assert made.interpreter.options.accepts is made.options.model_options.output_kind
     assert made.options.question
 
 

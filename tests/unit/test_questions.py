@@ -10,8 +10,8 @@ from PIL import Image
 
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
 from bibwatch.registry import Registry
-from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction
-from bibwatch.runtimes.batches import BatchRuntime, GenerativeOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, Prediction
+from bibwatch.runtimes.generative import BatchRuntime, GenerativeOptions
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 from bibwatch.stages.picture_description import PictureDescription, PictureDescriptionOptions
 
@@ -34,7 +34,7 @@ class Asked(BatchRuntime[GenerativeOptions]):
     ) -> Sequence[Prediction]:
         del constraint
         self.questions.append((prompt, self.options.max_new_tokens))
-        return [Prediction(text="a runner", finish=Finish.STOP) for _ in images]
+        return [Prediction(text="a runner", finish_reason=FinishReason.STOP) for _ in images]
 
 
 def options(prompt: str = "", **model: Any) -> PictureDescriptionOptions:

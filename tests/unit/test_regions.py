@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bibwatch.errors import ModelError
 from bibwatch.interpreters.plain_text import PlainText
-from bibwatch.runtimes.base import Finish, Prediction
+from bibwatch.runtimes.base import FinishReason, Prediction
 from bibwatch.stages.picture_description import PictureDescription
 from bibwatch.stages.regions import Region
 from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
@@ -21,7 +21,7 @@ ARCH = {"label": "arch", "box": (0.0, 0.0, 1.0, 0.5)}
 
 
 def says(text: str) -> Prediction:
-    return Prediction(text=text, finish=Finish.STOP)
+    return Prediction(text=text, finish_reason=FinishReason.STOP)
 
 
 def make(*predictions: Prediction, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The registry: built-ins and plugins by the same door, names in words, and what makes one reader another."""
+"""The registry: built-ins and plugins by the same plugin, names in words, and what makes one reader another."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.messages import unknown
 from bibwatch.registry import Registry
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 from bibwatch.stages.bib_number import BibNumber
-from bibwatch.wording import unknown
 
 
 def fingerprint(

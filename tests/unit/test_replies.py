@@ -14,7 +14,7 @@ from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
 from bibwatch.interpreters.replies import Fenced, Json, clean, fences, json_values, reply, unfenced
-from bibwatch.runtimes.base import Finish, Prediction
+from bibwatch.runtimes.base import FinishReason, Prediction
 
 _NO_VALUE = re.compile(r"no JSON in the reply|the JSON of the reply does not end")
 
@@ -49,7 +49,7 @@ def test_the_prompt_again_is_no_reply() -> None:
 
 
 def test_a_reply_that_was_cut_off_names_the_setting() -> None:
-    prediction = Prediction(text='{"bib": "4', finish=Finish.LENGTH)
+    prediction = Prediction(text='{"bib": "4', finish_reason=FinishReason.LENGTH)
     with pytest.raises(ModelTruncatedError, match=r"max_new_tokens.*\{\"bib\": \"4"):
         reply(prediction, "")
 

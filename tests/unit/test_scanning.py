@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.ingest import scanning
-from bibwatch.states import State
 
 NOBODY = 65534
 

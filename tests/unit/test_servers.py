@@ -25,10 +25,10 @@ from bibwatch.errors import (
     ModelUnavailableError,
     ModelUnreachableError,
 )
-from bibwatch.runtimes import openai_like
-from bibwatch.runtimes import servers as policy
 from bibwatch.runtimes.base import Prediction
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.openai import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.openai import runtime as openai_runtime
+from bibwatch.runtimes.openai import servers as policy
 from servers import Answer, Asked, Server, chat, error, picture
 
 _PATIENCE = 30  # seconds until a test that waits for another thread gives up; it never takes as long when all is well
@@ -148,13 +148,13 @@ def test_what_may_pass_is_tried_again_with_the_very_same_request(
 ) -> None:
     """The picture is written as JPEG once, however often it is sent."""
     written: list[str] = []
-    write = openai_like._data_url
+    write = openai_runtime._data_url
 
     def kept(image: Image.Image, quality: int) -> str:
         written.append(write(image, quality))
         return written[-1]
 
-    monkeypatch.setattr(openai_like, "_data_url", kept)
+    monkeypatch.setattr(openai_runtime, "_data_url", kept)
     server.answer = in_turn(first, first)
     assert_all_read(ask(remote(server)), 1)
     one, two, three = (asked.body for asked in server.asked)
@@ -178,7 +178,7 @@ def test_what_may_pass_is_tried_again_with_the_very_same_request(
         (error(504), ModelTimeoutError),
         (chat(None), ModelReplyError),
         (chat("1", "content_filter"), ModelReplyError),
-        (chat("1", written=10_000), ModelReplyError),
+        (chat("1", completion_tokens=10_000), ModelReplyError),
     ],
 )
 def test_what_will_not_pass_is_not_tried_again(

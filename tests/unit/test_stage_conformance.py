@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from bibwatch.domain.box import Box
 from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.interpreters.code_block import CodeBlock
 from bibwatch.interpreters.doctags import DocTags
 from bibwatch.interpreters.plain_text import PlainText
 from bibwatch.interpreters.table import TableLines, TableText
-from bibwatch.runtimes.base import Box, Finish, Gives, Prediction, TextLine
+from bibwatch.runtimes.base import FinishReason, OutputKind, Prediction, TextLine
 from bibwatch.stages.bib_number import BibNumber
 from bibwatch.stages.code_understanding import CodeUnderstanding
 from bibwatch.stages.picture_description import PictureDescription
@@ -20,7 +21,7 @@ from bibwatch.testing import StageConformance
 
 
 def says(text: str) -> Prediction:
-    return Prediction(text=text, finish=Finish.STOP, device="cpu", seconds=0.1)
+    return Prediction(text=text, finish_reason=FinishReason.STOP, device="cpu", seconds=0.1)
 
 
 def line(text: str, x: float, y: float) -> TextLine:
@@ -30,8 +31,8 @@ def line(text: str, x: float, y: float) -> TextLine:
 class TestBibNumberOfLines(StageConformance):
     stage = BibNumber
     interpreter = BibLines
-    gives = Gives.LINES
-    good = Prediction(lines=(line("1042", 100, 100),), finish=Finish.STOP)
+    output_kind = OutputKind.LINES
+    good = Prediction(lines=(line("1042", 100, 100),), finish_reason=FinishReason.STOP)
     boxes = 1
 
 
@@ -77,12 +78,12 @@ class TestTableOfReplies(StageConformance):
 class TestTableOfLines(StageConformance):
     stage = Table
     interpreter = TableLines
-    gives = Gives.LINES
+    output_kind = OutputKind.LINES
     good = Prediction(
         lines=tuple(
             line(text, 100 * column, 20 * row)
             for row, texts in enumerate([("bib", "name"), ("0042", "Ada"), ("7", "Bo")])
             for column, text in enumerate(texts)
         ),
-        finish=Finish.STOP,
+        finish_reason=FinishReason.STOP,
     )

@@ -51,7 +51,7 @@ def test_every_command_that_reads_photos_has_an_option_for_every_option_of_every
         assert f"--stage-{stage}-interpreter".replace("_", "-") in flags
         options_type = registry.stage_class(stage).options_type
         for field in options_type.model_fields:
-            if field in options_type.further_models:
+            if field in options_type.submodels:
                 assert f"--stage-{stage}-{field}".removesuffix("_options").replace("_", "-") in flags
             elif field not in ("kind", "model_options", "model_interpreter_options"):
                 assert f"--stage-{stage}-{field}".replace("_", "-") in flags

@@ -16,9 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.table import Doubt, Table, TableLines, TableLinesOptions, TableText, TableTextOptions
-from bibwatch.runtimes.base import Box, Prediction, TextLine
+from bibwatch.runtimes.base import Prediction, TextLine
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
 
 _TABLE = Table(("Place", "Bib", "Name"), (("1", "0042", "Anna"), ("2", "M1234", "")))

@@ -14,9 +14,9 @@ from PIL import Image
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError, ModelUnavailableError
-from bibwatch.runtimes.base import Constraint, Finish, Prediction
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, Prediction
 from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 from bibwatch.testing import RuntimeConformance
 from trained import BOTH, QWEN2VL, UNTAUGHT, bibs, reply
 from trained import pictures as pictures_of
@@ -69,7 +69,7 @@ class TestBesideTransformers:
         assert [answer.text for answer in ours] == [answer.text for answer in theirs]
         assert len({answer.text for answer in ours}) == len(pictures)
         for one, other in zip(ours, theirs, strict=True):
-            assert one.finish is other.finish is Finish.LENGTH
+            assert one.finish_reason is other.finish_reason is FinishReason.LENGTH
             assert [token.logprob for token in one.tokens] == pytest.approx(
                 [token.logprob for token in other.tokens],
                 abs=0.05,  # they resize the picture a little differently
@@ -131,10 +131,10 @@ class TestAnswers:
         last = tokenizer["model"]["vocab"][texts[place].replace(" ", "Ġ")]
         model = other_vlm("generation_config.json", eos_token_id=[3, last])
         (ended,) = predict(model, pictures[:1])
-        assert ended.finish is Finish.STOP
+        assert ended.finish_reason is FinishReason.STOP
         assert ended.tokens == whole.tokens[: texts.index(texts[place])]
         (other,) = predict_with_transformers(model, pictures[:1])
-        assert (ended.finish, ended.text) == (other.finish, other.text)
+        assert (ended.finish_reason, ended.text) == (other.finish_reason, other.text)
 
     def test_the_device_is_the_one_mlx_computes_on(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         (answer,) = predict(tiny_vlm, pictures[:1])
@@ -152,7 +152,7 @@ class TestAnswers:
             answers = list(runtime.predict_batch(pictures, PROMPT, constraint=digits))
             free = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
         for answer in answers:
-            assert answer.finish is Finish.STOP
+            assert answer.finish_reason is FinishReason.STOP
             assert re.fullmatch("[0-9]|[a-z]{2,9}", answer.text)
         assert free == [answer.text for answer in predict(tiny_vlm, pictures)]
 
@@ -199,7 +199,7 @@ def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Imag
     stop = whole.text[4:6]
     (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
     assert cut.text == whole.text[: whole.text.index(stop)]
-    assert cut.finish is Finish.STOP
+    assert cut.finish_reason is FinishReason.STOP
 
 
 class TestModelsThatReallyRead:

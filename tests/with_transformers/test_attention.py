@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bibwatch.runtimes import attention
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions, attention
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

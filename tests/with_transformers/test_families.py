@@ -13,9 +13,8 @@ from PIL import Image
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError
-from bibwatch.runtimes import families
-from bibwatch.runtimes.families import FAMILIES, ModelFamily, family_of
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions, families
+from bibwatch.runtimes.transformers.families import FAMILIES, ModelFamily, family_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -14,9 +14,9 @@ from PIL import Image
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError
-from bibwatch.runtimes.base import BoxConvention, Finish, Prediction
+from bibwatch.runtimes.base import BoxConvention, FinishReason, Prediction
 from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, choose_device, torch_dtype
-from bibwatch.runtimes.hf_transformers import (
+from bibwatch.runtimes.transformers import (
     TransformersModelType,
     TransformersPromptStyle,
     VisionHfTransformers,
@@ -95,7 +95,7 @@ class TestAnswers:
 
     def test_an_answer_cut_off_says_so(self, runtime: VisionHfTransformers, pictures: list[Image.Image]) -> None:
         (answer,) = runtime.predict_batch(pictures[:1], PROMPT)
-        assert answer.finish is Finish.LENGTH
+        assert answer.finish_reason is FinishReason.LENGTH
         assert len(answer.tokens) == NEW_TOKENS
         assert answer.device == "cpu"
 
@@ -108,13 +108,13 @@ class TestAnswers:
         model = other_vlm("generation_config.json", eos_token_id=[3, last])
         ended, *others = predict(model, pictures)
         length = ids[0].index(last)
-        assert ended.finish is Finish.STOP
+        assert ended.finish_reason is FinishReason.STOP
         assert [token.logprob for token in ended.tokens] == pytest.approx(
             [token.logprob for token in whole[0].tokens[:length]], abs=1e-3
         )
         assert whole[0].text.startswith(ended.text)
         assert [answer.text for answer in others] == [answer.text for answer in whole[1:]]
-        assert {answer.finish for answer in others} == {Finish.LENGTH}
+        assert {answer.finish_reason for answer in others} == {FinishReason.LENGTH}
 
     def test_the_probability_of_a_token_is_the_models(
         self, runtime: VisionHfTransformers, pictures: list[Image.Image]
@@ -351,5 +351,5 @@ def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Imag
     stop = whole.text[4:6]
     (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
     assert cut.text == whole.text[: whole.text.index(stop)]
-    assert cut.finish is Finish.STOP
+    assert cut.finish_reason is FinishReason.STOP
     assert cut.tokens in ((), whole.tokens[: len(cut.tokens)])

@@ -17,10 +17,9 @@ from structlog.testing import capture_logs
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError, ModelUnavailableError
-from bibwatch.runtimes import quantization
 from bibwatch.runtimes.devices import Dtype, is_out_of_memory, torch_dtype
-from bibwatch.runtimes.hf_model import HfModel, Place, places
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions, quantization
+from bibwatch.runtimes.transformers.model import HfModel, Place, places
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -137,7 +136,7 @@ class TestBatches:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Say that there is a GPU. Return the devices that models are put on: really it is the CPU each time."""
-    monkeypatch.setattr("bibwatch.runtimes.hf_model.choose_device", lambda wanted, *_, **__: wanted)
+    monkeypatch.setattr("bibwatch.runtimes.transformers.model.choose_device", lambda wanted, *_, **__: wanted)
     at, asked = HfModel._at, []
 
     def on_the_cpu(self: HfModel, place: Place) -> Any:

@@ -16,7 +16,7 @@ from bibwatch import drawing
 from bibwatch.images import Photo
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Prediction
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 from trained import BOTH, QWEN2VL, SMOLVLM, UNTAUGHT, bibs, pictures, reply
 
 pytest.importorskip("torch")
@@ -106,7 +106,7 @@ def test_the_daemon_records_what_read_says(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    bibwatch("run", "--once", "--camera", f"finish={folder}")
+    bibwatch("run", "--once", "--camera", f"finish_reason={folder}")
     rows = [json.loads(line) for line in bibwatch("read", "--json", *map(str, sorted(folder.iterdir()))).splitlines()]
     said = {(row["path"], each["bib"], each["verdict"]) for row in rows for each in row["bibs"]}
     connection = sqlite3.connect(tmp_path / "bibwatch.db")

@@ -16,11 +16,10 @@ from PIL import Image
 
 from bibwatch.drawing import photo
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
-from bibwatch.runtimes import quantization
-from bibwatch.runtimes.base import Constraint, Finish, Prediction
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
-from bibwatch.runtimes.quantization import EIGHT, FOUR, Quantizer
-from bibwatch.runtimes.sampling import Chance
+from bibwatch.runtimes.base import Constraint, FinishReason, Prediction
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions, quantization
+from bibwatch.runtimes.transformers.quantization import EIGHT, FOUR, Quantizer
+from bibwatch.runtimes.transformers.sampling import SeededSampler
 from bibwatch.testing.tiny_vlm import make_tiny_vlm
 from trained import BOTH
 
@@ -77,7 +76,7 @@ class TestForms:
         self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]
     ) -> None:
         answers = predict(tiny_vlm, pictures, Constraint(json_schema=BIBS), max_new_tokens=80, **settings)
-        assert [answer.finish for answer in answers] == [Finish.STOP] * 3
+        assert [answer.finish_reason for answer in answers] == [FinishReason.STOP] * 3
         for answer in answers:
             assert all(re.fullmatch("[0-9]{1,4}", bib["number"]) for bib in json.loads(answer.text)["bibs"])
         assert len({answer.text for answer in answers}) > 1
@@ -87,7 +86,7 @@ class TestForms:
         answers = predict(tiny_vlm, pictures, Constraint(regex="[0-9]|(bib|number) [a-z]{2,9}"))
         assert [answer.error for answer in answers] == [None] * 3
         for answer in answers:
-            assert answer.finish is Finish.STOP
+            assert answer.finish_reason is FinishReason.STOP
             assert re.fullmatch("[0-9]|(bib|number) [a-z]{2,9}", answer.text)
 
     def test_a_batch_says_what_each_picture_says_alone(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
@@ -151,7 +150,7 @@ class TestChance:
     def test_tokens_are_drawn_as_often_as_they_are_probable(self) -> None:
         probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
         replies = 4000
-        chance = Chance(replies, temperature=1.0, top_p=0.9, seed=None)
+        chance = SeededSampler(replies, temperature=1.0, top_p=0.9, seed=None)
         for place, generator in enumerate(chance._generators):
             generator.manual_seed(place)
         scores = chance(torch.zeros(replies, 1, dtype=torch.long), probabilities.log().repeat(replies, 1))
@@ -258,7 +257,7 @@ class TestCompiled:
         deep = make_tiny_vlm(tmp_path / "deep", text_layers=layers, vision_layers=1)
         compiled = torch.nn.Module.compile
         monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled(self, **how, backend=counting))
-        monkeypatch.setattr("bibwatch.runtimes.hf_options.shutil.which", lambda _: "/usr/bin/c++")
+        monkeypatch.setattr("bibwatch.runtimes.transformers.options.shutil.which", lambda _: "/usr/bin/c++")
         torch.compiler.reset()
         answers = predict(deep, pictures[:2], max_new_tokens=tokens, compile=True)
         torch.compiler.reset()
@@ -278,7 +277,7 @@ class TestCompiled:
         assert [answer.text for answer in answers] == plain
 
     def test_without_a_compiler_it_is_refused(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bibwatch.runtimes.hf_options.shutil.which", lambda _: None)
+        monkeypatch.setattr("bibwatch.runtimes.transformers.options.shutil.which", lambda _: None)
         assert "compile = true needs a C++ compiler" in refusal(monkeypatch, tiny_vlm, compile=True)
 
 

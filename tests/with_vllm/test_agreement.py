@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bibwatch.runtimes.base import Prediction
-from bibwatch.runtimes.hf_transformers import VisionHfTransformers, VisionHfTransformersOptions
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.openai import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 from bibwatch.runtimes.vllm import VisionVllm, VisionVllmOptions
 from trained import BOTH, UNTAUGHT, bibs, pictures, reply
 

@@ -16,8 +16,8 @@ from bibwatch import drawing
 from bibwatch.errors import ModelRejectedError
 from bibwatch.images import Photo
 from bibwatch.registry import Registry
-from bibwatch.runtimes.base import Constraint, Finish, Prediction
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, Prediction
+from bibwatch.runtimes.openai import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.stages.base import Verdict
 from sites import Site
 from trained import SMOLVLM, UNTAUGHT, bibs, pictures, reply
@@ -56,13 +56,13 @@ def test_64_at_once_are_read_and_the_server_has_counted_them(trained: Any, runti
     after = metrics(trained)
     assert [each.error for each in said] == [None] * 64
     assert right(said) >= 60
-    assert {each.finish for each in said} == {Finish.STOP}
+    assert {each.finish_reason for each in said} == {FinishReason.STOP}
     usages = [each.usage for each in said if each.usage]
     counted = {name: after[name] - before[name] for name in after}
     assert counted == {
         "vllm:request_success": 64,
-        "vllm:prompt_tokens": sum(usage.read for usage in usages),
-        "vllm:generation_tokens": sum(usage.written for usage in usages),
+        "vllm:prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "vllm:generation_tokens": sum(usage.completion_tokens for usage in usages),
     }
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from bibwatch.errors import ConfigurationError, ModelError, ModelRejectedError, ModelUnavailableError
-from bibwatch.runtimes.base import Constraint, Finish, Prediction
-from bibwatch.runtimes.openai_like import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, Prediction
+from bibwatch.runtimes.openai import VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.vllm import VisionVllm, VisionVllmOptions
 from bibwatch.testing import RuntimeConformance
 
@@ -107,14 +107,14 @@ class Constrained(RuntimeConformance):
         for prediction in ask(runtime, *_PICTURES, constraint=_DIGITS):
             assert prediction.error is None
             assert re.fullmatch("[0-9]{4}", prediction.text)
-            assert prediction.finish is Finish.STOP
+            assert prediction.finish_reason is FinishReason.STOP
             assert "".join(token.text for token in prediction.tokens) == prediction.text
             assert all(token.logprob <= 0 for token in prediction.tokens)
 
     def test_a_schema_is_obeyed(self, runtime: Any) -> None:
         for prediction in ask(runtime, *_PICTURES, constraint=_SCHEMA):
             assert prediction.error is None
-            if prediction.finish is Finish.STOP:
+            if prediction.finish_reason is FinishReason.STOP:
                 assert json.loads(prediction.text)["legible"] in {"yes", "no"}
             else:  # blanks are JSON too, and random weights may like them
                 assert re.match(r"\s*(\{|$)", prediction.text)
@@ -128,14 +128,14 @@ class Constrained(RuntimeConformance):
 
     def test_an_answer_that_is_cut_off_says_so(self, runtime: Any) -> None:
         (prediction,) = ask(runtime, _PICTURES[0])
-        assert prediction.finish is Finish.LENGTH
+        assert prediction.finish_reason is FinishReason.LENGTH
 
     def test_an_answer_ends_before_a_stop_text(self, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         (whole,) = texts(ask(runtime, _PICTURES[0]))
         end = next(char for char in whole[2:] if char.isascii() and char.isprintable())
         monkeypatch.setattr(runtime, "options", runtime.options.model_copy(update={"stop": (end,)}))
         (cut,) = ask(runtime, _PICTURES[0])
-        assert (cut.text, cut.finish) == (whole.partition(end)[0], Finish.STOP)
+        assert (cut.text, cut.finish_reason) == (whole.partition(end)[0], FinishReason.STOP)
 
 
 class TestServer(Constrained):

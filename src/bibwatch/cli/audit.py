@@ -22,12 +22,12 @@ def command(*, settings: Settings, as_json: bool) -> None:
 
     Exits with 1 if there is one.
     """
+    from bibwatch.domain.states import State
     from bibwatch.ingest import scanning
-    from bibwatch.states import State
     from bibwatch.store.ledger import Ledger
 
     if not settings.cameras:
-        raise ConfigurationError("no camera folder to audit; name one: --camera finish=/srv/drop/finish")
+        raise ConfigurationError("no camera folder to audit; name one: --camera finish_reason=/srv/drop/finish")
     ledger = Ledger(open_database(settings))
     trouble: list[str] = []
     number = 0

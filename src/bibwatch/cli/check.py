@@ -23,7 +23,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
 
     With --preset only that one is asked. Exits with 1 if any cannot be.
     """
-    from bibwatch.checking import check
+    from bibwatch.diagnosis import check
 
     registry = settings.registry()
     only = click.get_current_context().get_parameter_source("preset") is click.core.ParameterSource.COMMANDLINE

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bibwatch.comparing import Trial
+    from bibwatch.comparison import Trial
     from bibwatch.settings import Settings
 
 Labels = Mapping[str, frozenset[str]]
@@ -67,12 +67,12 @@ def command(
     that cannot run is told with its reason, and the others go on. Exits with 1 if there is such a preset, or a photo
     that could not be read.
     """
-    from bibwatch import comparing
+    from bibwatch import comparison
 
     if "model_options" in stage_options.given(click.get_current_context()).get(settings.stage, {}):
         raise click.UsageError(f"--preset and the model of stage {settings.stage} are the same option; give presets")
     paths = tuple(dict.fromkeys(files))
-    labels = comparing.read_labels(labels_file, paths) if labels_file else {}
+    labels = comparison.read_labels(labels_file, paths) if labels_file else {}
     if labels_file and not labels:
         raise click.UsageError(f"--labels {labels_file} names none of the photos")
     trials = [_trial(settings, preset, paths) for preset in dict.fromkeys(presets)]
@@ -93,16 +93,16 @@ def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from bibwatch import comparing
+    from bibwatch import comparison
 
     try:
         options = settings.registry().stage_options(settings.stage, preset, instead=True)
     except ConfigurationError as exc:
-        return comparing.Trial(preset, error=" ".join(str(exc).split()))
+        return comparison.Trial(preset, error=" ".join(str(exc).split()))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(preset, total=len(paths))
-        return comparing.try_out(
+        return comparison.try_out(
             options,
             paths,
             plugins=settings.plugins,
@@ -130,7 +130,7 @@ def _records(trials: list[Trial], paths: tuple[str, ...], labels: Labels) -> Ite
 
 
 def _facts(trial: Trial, labels: Labels) -> dict[str, Any]:
-    from bibwatch import comparing
+    from bibwatch import comparison
 
     if trial.error is not None:
         return {"preset": trial.preset, "error": trial.error}
@@ -149,16 +149,16 @@ def _facts(trial: Trial, labels: Labels) -> dict[str, Any]:
     }
     if not labels:
         return facts
-    score = comparing.score(trial, labels)
+    score = comparison.score(trial, labels)
     shares = {name: _rounded(getattr(score, name)) for name in ("precision", "recall", "f")}
     return facts | {"labelled_photos": score.photos, "exact_photos": score.exact, **shares}
 
 
 def _agreements(ran: list[Trial]) -> Iterator[tuple[str, str, int, int]]:
-    from bibwatch import comparing
+    from bibwatch import comparison
 
     for one, other in combinations(ran, 2):
-        same, photos = comparing.agreement(one, other)
+        same, photos = comparison.agreement(one, other)
         if photos:
             yield one.preset, other.preset, same, photos
 

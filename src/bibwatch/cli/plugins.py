@@ -29,22 +29,22 @@ def command(*, settings: Settings, as_json: bool) -> None:
     from bibwatch.plugins import OWN, how_to_allow
 
     registry = settings.registry()
-    problems = registry.doors.problems()
+    problems = registry.plugins.problems()
     rows = [
         {
-            "plugin": door.distribution,
-            "version": door.version,
-            "group": door.group,
-            "name": door.name,
-            "allowed": door.allowed,
-            "problem": problems.get(door),
+            "plugin": plugin.distribution,
+            "version": plugin.version,
+            "group": plugin.group,
+            "name": plugin.name,
+            "allowed": plugin.allowed,
+            "problem": problems.get(plugin),
         }
-        for door in registry.doors.all
-        if door.distribution != OWN or door in problems
+        for plugin in registry.plugins.all
+        if plugin.distribution != OWN or plugin in problems
     ]
     rows += [
         {"plugin": name, "version": None, "group": None, "name": None, "allowed": True, "problem": "is not installed"}
-        for name in registry.doors.missing()
+        for name in registry.plugins.missing()
     ]
     if as_json:
         for row in rows:
@@ -59,7 +59,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
         table.add_row(*(escape(str(row[key] or "")) for key in ("plugin", "version", "group", "name")), state)
     console = Console()
     console.print(table)
-    lines = [f"{name} is not allowed and was not imported; {how_to_allow(name)}" for name in registry.doors.closed()]
+    lines = [f"{name} is not allowed and was not imported; {how_to_allow(name)}" for name in registry.plugins.closed()]
     lines += [f"{row['plugin']}: {row['problem']}" for row in rows if row["allowed"] and row["problem"]]
     for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)

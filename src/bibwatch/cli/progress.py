@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from bibwatch.states import TROUBLE, UNDONE, State
+from bibwatch.domain.states import TROUBLE, UNDONE, State
 
 
 class Progress:

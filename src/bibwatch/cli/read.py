@@ -11,7 +11,7 @@ from bibwatch.cli.options import as_json, for_reading, shown
 from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
-    from bibwatch.reading import Answer
+    from bibwatch.recognition import ReadResult
     from bibwatch.settings import Settings
 
 
@@ -24,17 +24,17 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
 
     Exits with 1 if any of them could not be read.
     """
-    from bibwatch import reading
+    from bibwatch import recognition
 
     chosen = settings.registry().stage(settings.stage, settings.preset)
     chosen.load()
     failed = False
-    for path, answer in reading.read(chosen, files, settings.images):
+    for path, answer in recognition.read(chosen, files, settings.images):
         failed |= isinstance(answer, Exception)
         if as_json:
             click.echo(json.dumps(_record(path, answer)))
         elif isinstance(answer, Exception):
-            click.echo(f"{shown(path)}: {reading.reason(answer)}", err=True)
+            click.echo(f"{shown(path)}: {recognition.reason(answer)}", err=True)
         else:
             _, outcome = answer
             text = chosen.text(outcome)
@@ -48,8 +48,8 @@ def _headed(path: str, text: str) -> str:
     return f"{shown(path)}:\n{text}\n" if "\n" in text else f"{shown(path)}: {text}"
 
 
-def _record(path: str, answer: Answer | Exception) -> dict[str, Any]:
-    from bibwatch.reading import reason
+def _record(path: str, answer: ReadResult | Exception) -> dict[str, Any]:
+    from bibwatch.recognition import reason
 
     if isinstance(answer, Exception):
         return {"path": path, "error": reason(answer)}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bibwatch.cli.options import for_database, open_database
+from bibwatch.domain.states import TROUBLE, State
 from bibwatch.errors import BibwatchError
-from bibwatch.states import TROUBLE, State
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings

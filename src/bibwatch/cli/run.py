@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @for_watching
 def command(*, settings: Settings, once: bool) -> None:
     """Watch the camera folders and record what is read, until SIGTERM."""
-    from bibwatch import telemetry
+    from bibwatch import logs
     from bibwatch.cli.progress import Progress
     from bibwatch.daemon import Daemon
 
     progress = Progress() if once and sys.stderr.isatty() else None
-    telemetry.set_up_logs("warning" if progress else settings.log_level, settings.log_format)
+    logs.set_up_logs("warning" if progress else settings.log_level, settings.log_format)
     daemon = Daemon(settings, once=once, on_tick=progress.update if progress else None)
     if progress is None:
         daemon.run()

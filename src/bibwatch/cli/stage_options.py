@@ -111,7 +111,7 @@ class NameType(click.Choice[str]):
         self._what = what
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from bibwatch.wording import alike
+        from bibwatch.messages import alike
 
         found = next((name for name in self.choices if alike(name, str(value))), None)
         return found or self.fail(self._registry.unknown(self._what, str(value), self.choices), param, ctx)
@@ -165,7 +165,7 @@ def _options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
         help=f"How the answers are understood: {', '.join(interpreters)}. [default: what suits the model]",
     )
     for key, field in options_type.model_fields.items():
-        if key in options_type.further_models:
+        if key in options_type.submodels:
             name = key.removesuffix("_options")
             yield StageOption(stage, (key,), name, type=preset, metavar="PRESET", help=field.description)
         elif key not in _OWN:

@@ -22,7 +22,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from bibwatch.states import MEANING, State
+    from bibwatch.domain.states import MEANING, State
     from bibwatch.store.report import Report
 
     store = open_database(settings)

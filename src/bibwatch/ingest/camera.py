@@ -1,4 +1,4 @@
-"""One camera's folder, watched: scans and hints become rows of the ledger.
+"""One camera's folder, watched: scans and events become rows of the ledger.
 
 Knows what it has seen, and what it still waits for. Does not open a file.
 """
@@ -15,14 +15,14 @@ from pathlib import Path
 import structlog
 
 from bibwatch import telemetry
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.ingest import mounts, scanning
-from bibwatch.ingest.hints import NO_HINTS, Hinter, Hints
+from bibwatch.ingest.folder_watcher import NO_EVENTS, FileEvents, FolderWatcher
 from bibwatch.ingest.scanning import Entry
 from bibwatch.ingest.settling import Settling
 from bibwatch.loops import Loop
 from bibwatch.settings import CameraSettings, IngestSettings
-from bibwatch.states import State
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Sighting
 
@@ -56,13 +56,13 @@ class Camera(Loop):
         self._settings = settings
         self._ledger = ledger
         self._news = news
-        self._hinter: Hinter | None = None
+        self._watcher: FolderWatcher | None = None
         self._settling = Settling(settings.settle_seconds, trust_ctime=True)
         self._known: dict[str, Stat] = {}
         self._raw: dict[str, State] = {}  # whether each RAW photo is paired
         self._state: tuple[str, str | None] | None = None
         self._next_scan = 0.0
-        self._next_hinter = 0.0
+        self._next_watch = 0.0
         self._next_retry = 0.0
         self._earliest_scan = 0.0
         self._rescan = False
@@ -71,23 +71,23 @@ class Camera(Loop):
         self.healthy = False  # the folder could be scanned, the last time
 
     def work(self) -> None:
-        self.insist(self.load)
+        self.retry_until_stored(self.load)
         while not self.stop.is_set():
-            hints = self._hinter.take() if self._hinter else NO_HINTS
-            if hints.overflow:
+            events = self._watcher.take() if self._watcher else NO_EVENTS
+            if events.overflow:
                 telemetry.RESCANS.labels(self.camera).inc()
-            self._rescan |= hints.rescan
+            self._rescan |= events.rescan
             if time.monotonic() >= (self._earliest_scan if self._rescan else self._next_scan):
-                self.scan(hints)
-            elif hinted := hints.closed | hints.touched:
-                entries = filter(None, (scanning.look(self._folder, path) for path in hinted))
-                self._record(entries, hints, self._ledger_waiting())
-            self.beat()
+                self.scan(events)
+            elif changed := events.closed | events.touched:
+                entries = filter(None, (scanning.look(self._folder, path) for path in changed))
+                self._record(entries, events, self._ledger_waiting())
+            self.heartbeat()
             self._wait()
 
     def ended(self) -> None:
-        if self._hinter:
-            self._hinter.close()
+        if self._watcher:
+            self._watcher.close()
 
     def load(self) -> None:
         """Learn from the ledger what was seen before."""
@@ -96,7 +96,7 @@ class Camera(Loop):
             path: state for state in (State.RAW, State.PAIRED) for path in self._ledger.paths(self.camera, state)
         }
 
-    def scan(self, hints: Hints = NO_HINTS) -> None:
+    def scan(self, events: FileEvents = NO_EVENTS) -> None:
         """Look at everything in the folder. Watching begins before looking, so that nothing falls between."""
         start = time.monotonic()
         self._rescan = False
@@ -107,7 +107,7 @@ class Camera(Loop):
         self._keep_watching(polled, trouble)
         waiting = self._ledger_waiting()
         try:
-            seen = self._record(scanning.walk(self._folder, unlisted.append), hints, waiting)
+            seen = self._record(scanning.walk(self._folder, unlisted.append), events, waiting)
         except FileNotFoundError:
             self._note("missing", "the folder does not exist; waiting for it")
         except OSError as exc:
@@ -115,7 +115,7 @@ class Camera(Loop):
         else:
             if not unlisted:
                 self._miss(seen, waiting)
-            self._note("watching" if self._hinter else "polling", "; ".join(trouble + unlisted) or None)
+            self._note("watching" if self._watcher else "polling", "; ".join(trouble + unlisted) or None)
         self._retry_unreadable(waiting)
         seconds = time.monotonic() - start
         interval = self._settings.poll_seconds if polled else self._settings.scan_seconds
@@ -127,47 +127,47 @@ class Camera(Loop):
 
     def hurry(self) -> None:
         """End a wait at once."""
-        if self._hinter:
-            self._hinter.wake()
+        if self._watcher:
+            self._watcher.wake()
 
     def _wait(self) -> None:
         due = self._earliest_scan if self._rescan else self._next_scan
         seconds = min(_BEAT_SECONDS, max(0.0, due - time.monotonic()))
-        if self._hinter:
-            self._hinter.wait(seconds)
+        if self._watcher:
+            self._watcher.wait(seconds)
         else:
             self.stop.wait(seconds)
 
     def _ledger_waiting(self) -> dict[str, State]:
-        return self.insist(lambda: self._ledger.waiting(self.camera))
+        return self.retry_until_stored(lambda: self._ledger.waiting(self.camera))
 
     def _keep_watching(self, polled: bool, trouble: list[str]) -> None:  # noqa: FBT001
-        if self._hinter and (polled or not self._hinter.alive):
-            self._hinter.close()
-            self._hinter = None
-        if self._hinter is None and not polled and time.monotonic() >= self._next_hinter:
-            self._hinter, self._no_events = Hinter.watching(self._folder)
-            self._next_hinter = time.monotonic() + (_REWATCH_SECONDS if self._no_events else 0)
+        if self._watcher and (polled or not self._watcher.alive):
+            self._watcher.close()
+            self._watcher = None
+        if self._watcher is None and not polled and time.monotonic() >= self._next_watch:
+            self._watcher, self._no_events = FolderWatcher.watching(self._folder)
+            self._next_watch = time.monotonic() + (_REWATCH_SECONDS if self._no_events else 0)
         if self._no_events and not polled:
             trouble.append(f"scans only, the kernel gives no events: {self._no_events}")
-        telemetry.WATCHER_UP.labels(self.camera).set(self._hinter is not None)
+        telemetry.WATCHER_UP.labels(self.camera).set(self._watcher is not None)
 
-    def _record(self, entries: Iterable[Entry], hints: Hints, waiting: Mapping[str, State]) -> set[str]:
+    def _record(self, entries: Iterable[Entry], events: FileEvents, waiting: Mapping[str, State]) -> set[str]:
         """Bring what is new into the ledger; return which of the `waiting` paths were there."""
         seen: set[str] = set()
-        sightings = self._sightings(entries, hints, waiting, seen)
+        sightings = self._sightings(entries, events, waiting, seen)
         while chunk := list(islice(sightings, _CHUNK)):
-            self.insist(lambda chunk=chunk: self._ledger.see(self.camera, chunk))  # type: ignore[misc]
-            self.beat()
+            self.retry_until_stored(lambda chunk=chunk: self._ledger.record_sightings(self.camera, chunk))  # type: ignore[misc]
+            self.heartbeat()
             if any(sighting.state is State.READY for sighting in chunk):
                 self._news.set()
         return seen
 
     def _sightings(
-        self, entries: Iterable[Entry], hints: Hints, waiting: Mapping[str, State], seen: set[str]
+        self, entries: Iterable[Entry], events: FileEvents, waiting: Mapping[str, State], seen: set[str]
     ) -> Iterator[Sighting]:
         for path, stat, ends_as, reason in entries:
-            self.beat()
+            self.heartbeat()
             was = waiting.get(path)
             if was is not None:
                 seen.add(path)
@@ -178,7 +178,7 @@ class Camera(Loop):
                 self._known[path] = stat
                 self._raw[path] = ends_as
                 yield Sighting(path, stat, ends_as, reason)
-            elif self._settling.is_settled(path, stat, closed=path in hints.closed):
+            elif self._settling.is_settled(path, stat, closed=path in events.closed):
                 self._known[path] = stat
                 yield Sighting(path, stat, State.READY)
             elif was is not State.SETTLING or path in self._known:
@@ -192,14 +192,14 @@ class Camera(Loop):
         self._next_retry = time.monotonic() + _UNREADABLE_SECONDS
         refused = [path for path, state in waiting.items() if state is State.UNREADABLE]
         if readable := [path for path in refused if os.access(path, os.R_OK)]:
-            self.insist(lambda: self._ledger.retry([State.UNREADABLE], readable))
+            self.retry_until_stored(lambda: self._ledger.retry([State.UNREADABLE], readable))
             self._news.set()
 
     def _miss(self, seen: Collection[str], waiting: Mapping[str, State]) -> None:
         """Files that were waited for and are no longer there have gone; every other absence is left alone."""
         missing = [path for path, state in waiting.items() if state is not State.GONE and path not in seen]
         if missing:
-            self.insist(lambda: self._ledger.miss(self.camera, missing))
+            self.retry_until_stored(lambda: self._ledger.mark_gone(self.camera, missing))
             self._settling.forget(missing)
 
     def _note(self, state: str, error: str | None) -> None:
@@ -211,4 +211,4 @@ class Camera(Loop):
         self._state = (state, error)
         tell = log.warning if error else log.info
         tell(f"camera.{state}", camera=self.camera, folder=self._folder, **({"error": error} if error else {}))
-        self.insist(lambda: self._ledger.note_camera(self.camera, self._folder, state, error))
+        self.retry_until_stored(lambda: self._ledger.record_camera(self.camera, self._folder, state, error))

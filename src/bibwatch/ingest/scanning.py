@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.ingest.names import Kind, is_ignored_folder, kind_of, stem_of
-from bibwatch.states import State
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,8 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from bibwatch.runtimes.base import Box, Constraint, Gives, Prediction
+from bibwatch.domain.box import Box
+from bibwatch.runtimes.base import Constraint, OutputKind, Prediction
 
 
 class InterpreterOptions(BaseModel):
@@ -16,9 +17,9 @@ class InterpreterOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    needs: ClassVar[Gives] = Gives.TEXT
+    accepts: ClassVar[OutputKind] = OutputKind.TEXT
     # What kind of value comes of it, such as "bibs"; a stage takes interpreters of the kinds it knows.
-    yields: ClassVar[str] = ""
+    produces: ClassVar[str] = ""
 
     kind: str
 

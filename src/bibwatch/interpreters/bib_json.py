@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
 from bibwatch.interpreters.bibs import BibOptions, surest
 from bibwatch.interpreters.replies import Json, answer_start, json_values, quoted, reply, unfenced
-from bibwatch.runtimes.base import Box, Constraint, Frame, Prediction, Token
+from bibwatch.runtimes.base import Constraint, CoordinateSpace, Prediction, Token
 
 _LISTS = ("bibs", "bib_numbers", "numbers")  # names models give the list, and the number in an entry of it
 _NUMBERS = ("number", "bib", "bib_number")
@@ -37,7 +38,7 @@ _SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
 class BibJsonOptions(BibOptions):
     """Which numbers of a reply are bibs, and how sure they are."""
 
-    yields: ClassVar[str] = "bibs"
+    produces: ClassVar[str] = "bibs"
 
     kind: Literal["bib_json"] = "bib_json"
     unknown_confidence: float = Field(
@@ -109,7 +110,7 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
             by_tokens = sureness.of_next(printed)
             if text := self.options.bib(printed) or self.options.bib(_LABEL.sub("", printed)):
                 sure = entry.confidence_by(by_tokens, self.options.unknown_confidence)
-                bibs.append(Bib(text, sure, _box(entry.box, prediction.frame)))
+                bibs.append(Bib(text, sure, _box(entry.box, prediction.coordinates)))
         return bibs
 
 
@@ -195,16 +196,16 @@ def _words(prompt: str) -> set[str]:
     return set(re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).upper()))
 
 
-def _box(written: Any, frame: Frame | None) -> Box | None:
+def _box(written: Any, coordinates: CoordinateSpace | None) -> Box | None:
     """Return a box as models write it; None where it is none, or nothing is known of the model's boxes."""
     if isinstance(written, dict):
         written = next(([written[side] for side in sides] for sides in _CORNERS if written.keys() >= set(sides)), None)
     if isinstance(written, str):
         written = re.findall(r"-?\d+(?:\.\d+)?", written)
-    if frame is None or not isinstance(written, list):
+    if coordinates is None or not isinstance(written, list):
         return None
     numbers = [_number(side) for side in written]
-    return frame.box(side for side in numbers if side is not None) if None not in numbers else None
+    return coordinates.box(side for side in numbers if side is not None) if None not in numbers else None
 
 
 def _number(written: Any) -> float | None:

@@ -11,14 +11,14 @@ from pydantic import Field
 
 from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
 from bibwatch.interpreters.bibs import BibOptions, surest
-from bibwatch.runtimes.base import Gives, Prediction, TextLine
+from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 
 
 class BibLinesOptions(BibOptions):
     """Which lines of text are bibs."""
 
-    needs: ClassVar[Gives] = Gives.LINES
-    yields: ClassVar[str] = "bibs"
+    accepts: ClassVar[OutputKind] = OutputKind.LINES
+    produces: ClassVar[str] = "bibs"
 
     kind: Literal["bib_lines"] = "bib_lines"
     min_confidence: float = Field(default=0.85, ge=0, le=1, description="Lines less sure than this are not bibs.")

@@ -31,7 +31,7 @@ class Code:
 class CodeBlockOptions(InterpreterOptions):
     """Nothing to choose."""
 
-    yields: ClassVar[str] = "code"
+    produces: ClassVar[str] = "code"
 
     kind: Literal["code_block"] = "code_block"
 

@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.code_block import Code, marked_code
 from bibwatch.interpreters.otsl import otsl_rows
 from bibwatch.interpreters.replies import quoted, reply
-from bibwatch.runtimes.base import Box, BoxConvention, Frame, Prediction
+from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, Prediction
 
 _GRID = 500  # the unit of DocTags: a picture is so many wide and so many high
 
@@ -66,7 +67,7 @@ class Document:
 class DocTagsOptions(InterpreterOptions):
     """Nothing to choose."""
 
-    yields: ClassVar[str] = "document"
+    produces: ClassVar[str] = "document"
 
     kind: Literal["doctags"] = "doctags"
 
@@ -78,7 +79,7 @@ class DocTags(Interpreter[DocTagsOptions, Document]):
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> Document:
         text = reply(prediction, prompt)
-        elements = _Page(text, prediction.frame).elements
+        elements = _Page(text, prediction.coordinates).elements
         if not any(element.text or element.rows or element.box for element in elements):
             raise ModelReplyError(f"no DocTags in the reply: {quoted(text)}")
         return Document(tuple(elements), text)
@@ -87,9 +88,9 @@ class DocTags(Interpreter[DocTagsOptions, Document]):
 class _Page:
     """Goes through DocTags once and keeps the elements, in the order in which they begin."""
 
-    def __init__(self, text: str, frame: Frame | None) -> None:
+    def __init__(self, text: str, coordinates: CoordinateSpace | None) -> None:
         self.elements: list[Element] = []
-        self._frame = frame
+        self._coordinates = coordinates
         self._opened: list[tuple[str, int]] = []  # tag, and the number of its element; -1 where it has none
         position = 0
         for tag in _TAG.finditer(text):
@@ -149,10 +150,10 @@ class _Page:
 
     def _box(self, text: str) -> Box | None:
         found = _LOCATION.match(text)
-        if not found or not self._frame:
+        if not found or not self._coordinates:
             return None
-        frame = replace(self._frame, convention=BoxConvention.REL1)
-        return frame.box(int(side) / _GRID for side in found.groups())
+        grid = replace(self._coordinates, convention=BoxConvention.REL1)
+        return grid.box(int(side) / _GRID for side in found.groups())
 
 
 def _plain(text: str) -> str:

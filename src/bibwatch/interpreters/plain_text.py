@@ -13,7 +13,7 @@ from bibwatch.runtimes.base import Prediction
 class PlainTextOptions(InterpreterOptions):
     """Nothing to choose."""
 
-    yields: ClassVar[str] = "text"
+    produces: ClassVar[str] = "text"
 
     kind: Literal["plain_text"] = "plain_text"
 

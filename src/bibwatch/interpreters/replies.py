@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from bibwatch.errors import ModelReplyError, ModelTruncatedError
-from bibwatch.runtimes.base import Finish, Prediction
+from bibwatch.runtimes.base import FinishReason, Prediction
 
 _QUOTED = 80  # characters of a reply that an error message keeps
 _DEEPEST = 32  # levels of nesting; a reply that goes deeper is noise
@@ -49,7 +49,7 @@ def reply(prediction: Prediction, prompt: str) -> str:
 
     Raises ModelTruncatedError if the reply was cut off, ModelReplyError if it says nothing or only the prompt again.
     """
-    if prediction.finish is Finish.LENGTH:
+    if prediction.finish_reason is FinishReason.LENGTH:
         raise ModelTruncatedError(
             f"the reply was cut off; raise max_new_tokens of the preset, or ask for less: {quoted(prediction.text)}"
         )

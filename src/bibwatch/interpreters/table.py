@@ -17,7 +17,7 @@ from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean, reply
 from bibwatch.interpreters.table_formats import written_table
 from bibwatch.interpreters.table_layout import Cell, laid_out
-from bibwatch.runtimes.base import Gives, Prediction
+from bibwatch.runtimes.base import OutputKind, Prediction
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Table:
 class TableTextOptions(InterpreterOptions):
     """How to understand the table in a reply."""
 
-    yields: ClassVar[str] = "table"
+    produces: ClassVar[str] = "table"
 
     kind: Literal["table_text"] = "table_text"
     header: bool = Field(default=True, description="The first row names the columns.")
@@ -61,8 +61,8 @@ class TableText(Interpreter[TableTextOptions, Table]):
 class TableLinesOptions(InterpreterOptions):
     """How to understand lines of text that lie like a table."""
 
-    needs: ClassVar[Gives] = Gives.LINES
-    yields: ClassVar[str] = "table"
+    accepts: ClassVar[OutputKind] = OutputKind.LINES
+    produces: ClassVar[str] = "table"
 
     kind: Literal["table_lines"] = "table_lines"
     header: bool = Field(default=True, description="The first row names the columns.")

@@ -14,8 +14,9 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import NamedTuple, TypeAlias
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError
-from bibwatch.runtimes.base import Box, TextLine
+from bibwatch.runtimes.base import TextLine
 
 _STEEPEST = 0.25  # slope of lines: 14 degrees; further, boxes say too little of where in them a line is
 _TURNS = [step / 400 for step in range(-16, 17)]  # of the rows against the lines: up to 2 degrees are tried

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from bibwatch.domain.states import State
 from bibwatch.errors import (
     ModelDisconnectedError,
     ModelError,
@@ -17,9 +18,8 @@ from bibwatch.errors import (
     ModelUnavailableError,
 )
 from bibwatch.images import Photo
-from bibwatch.pipeline.relay import Model
+from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.stages.base import Outcome
-from bibwatch.states import State
 from bibwatch.store.records import Claim, Finished, Priority
 
 
@@ -29,22 +29,22 @@ class Batch:
 
     claims: list[Claim]
     photos: list[Future[Photo | Finished]]
-    model: Model
+    model: ModelHealth
     since: float = field(default_factory=time.monotonic)
-    answers: Future[Answers] = field(init=False)
+    answers: Future[BatchResult] = field(init=False)
 
     @property
-    def is_suspect(self) -> bool:
+    def is_quarantined(self) -> bool:
         """Whether this is one photo that is read alone, for what happened when it was read with others."""
-        return self.claims[0].priority == Priority.SUSPECT
+        return self.claims[0].priority == Priority.QUARANTINED
 
 
 @dataclass
-class Answers:
+class BatchResult:
     """What came of a batch. Claims that are in neither list were not read, and it was not their fault."""
 
     finished: list[Finished] = field(default_factory=list)
-    suspects: list[Claim] = field(default_factory=list)  # to be read again, each alone
+    quarantined: list[Claim] = field(default_factory=list)  # to be read again, each alone
     unavailable: ModelError | None = None  # why the model cannot be asked now
 
     def add(self, batch: Batch, claim: Claim, photo: Photo, outcome: Outcome | None, max_attempts: int) -> None:
@@ -56,20 +56,20 @@ class Answers:
             state = State.FAILED if claim.attempts >= max_attempts else State.READY
             self.finished.append(Finished(claim, photo, state=state, error=str(error)))
         elif isinstance(error, (ModelFaultError, ModelDisconnectedError)):
-            self.suspects.append(claim)
+            self.quarantined.append(claim)
 
     def _is_about(self, batch: Batch, error: ModelError) -> bool:
         """Tell whether an error costs the photo an attempt.
 
         What a server fails at may be this photo's doing, or that of another one in the batch, or nobody's: it is
         asked about each alone. A connection that breaks, or a request that is refused, is the photo's doing only if
-        the canary fares better.
+        the probe fares better.
         """
         match error:
             case ModelFaultError():
-                return batch.is_suspect
+                return batch.is_quarantined
             case ModelDisconnectedError():
-                return batch.is_suspect and self.unavailable is None
+                return batch.is_quarantined and self.unavailable is None
             case ModelUnavailableError():
                 return False
             case ModelRejectedError():

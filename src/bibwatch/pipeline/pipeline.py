@@ -17,9 +17,10 @@ from bibwatch import telemetry
 from bibwatch.errors import ConfigurationError, ModelUnavailableError
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.loops import Loop
-from bibwatch.pipeline.batch import Answers, Batch
-from bibwatch.pipeline.preparing import prepare
-from bibwatch.pipeline.relay import Model, Relay
+from bibwatch.pipeline.batch import Batch, BatchResult
+from bibwatch.pipeline.decoding import prepare
+from bibwatch.pipeline.failover import Failover
+from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.settings import PipelineSettings
 from bibwatch.stages.base import Outcome
 from bibwatch.store.ledger import Ledger
@@ -38,7 +39,7 @@ class Pipeline(Loop):
 
     def __init__(
         self,
-        relay: Relay,
+        failover: Failover,
         settings: PipelineSettings,
         limits: ImageLimits,
         ledger: Ledger,
@@ -49,14 +50,14 @@ class Pipeline(Loop):
     ) -> None:
         """`reread`: what a fallback has read is read again when the preferred model is back."""
         super().__init__("pipeline", stop)
-        self._relay = relay
+        self._failover = failover
         self._settings = settings
         self._limits = limits
         self._ledger = ledger
         self._reread = reread
         self._news = news
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        abreast = sum(model.stage.concurrent_calls for model in relay.models)
+        abreast = sum(model.stage.concurrent_calls for model in failover.models)
         self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
         self._flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
@@ -67,11 +68,11 @@ class Pipeline(Loop):
     def work(self) -> None:
         while not self.stop.is_set():
             if self._record() or self._take():
-                self.beat()
+                self.heartbeat()
                 continue
             if not self._flight:
-                self.beat()  # nothing to do is no trouble; a model that does not answer is
-                self.excuse(0)
+                self.heartbeat()  # nothing to do is no trouble; a model that does not answer is
+                self.extend_deadline(0)
             self._news.wait(self._wait_seconds())
             self._news.clear()
         self._drain()
@@ -82,10 +83,10 @@ class Pipeline(Loop):
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is under way still which nothing can interrupt: a decoder, a model, a canary."""
+        """Whether something is under way still which nothing can interrupt: a decoder, a model, a probe."""
         reading = any(batch.answers.running() for batch in self._flight)
         decoding = any(future.running() for future in self._decoding)
-        return reading or decoding or self._relay.is_waiting_for_a_canary
+        return reading or decoding or self._failover.has_probe_under_way
 
     def _wait_seconds(self) -> float:
         if self._ready_since is None:
@@ -94,7 +95,7 @@ class Pipeline(Loop):
 
     def _take(self) -> bool:
         """Start a batch if there is a model for it, and enough photos, or they have waited long enough."""
-        ready = self.insist(self._ledger.ready)
+        ready = self.retry_until_stored(self._ledger.ready)
         telemetry.READY_FILES.set(ready)
         model = self._model(needed=ready > 0)
         if ready == 0 or model is None or not self._has_room(model):
@@ -104,32 +105,32 @@ class Pipeline(Loop):
         waited = time.monotonic() - self._ready_since
         if ready < model.batch_size and waited < self._settings.batch_wait_seconds:
             return False
-        claims = self.insist(lambda: self._ledger.claim(model.batch_size, suspects=not self._flight))
+        claims = self.retry_until_stored(lambda: self._ledger.claim(model.batch_size, quarantined=not self._flight))
         self._ready_since = None
         if claims:
             self._start(claims, model)
         return bool(claims)
 
-    def _has_room(self, model: Model) -> bool:
-        """Tell whether another batch may be under way: one more than the model reads, none beside a suspect."""
-        alone = any(batch.is_suspect for batch in self._flight)
+    def _has_room(self, model: ModelHealth) -> bool:
+        """Tell whether another batch may be under way: one more than the model reads, none beside a quarantined."""
+        alone = any(batch.is_quarantined for batch in self._flight)
         its = sum(batch.model is model for batch in self._flight)
         return not alone and its <= model.stage.concurrent_calls
 
-    def _model(self, *, needed: bool) -> Model | None:
-        before = self._relay.last
-        model = self._relay.current(needed=needed)
-        if self._reread and model is self._relay.preferred and before is not model:
+    def _model(self, *, needed: bool) -> ModelHealth | None:
+        before = self._failover.last
+        model = self._failover.current(needed=needed)
+        if self._reread and model is self._failover.preferred and before is not model:
             self._read_again()
         return model
 
     def _read_again(self) -> None:
         """Have photos that only a fallback has read wait for the preferred model, after all others."""
-        photos = self.insist(lambda: self._ledger.read_again(self._relay.preferred.reader))
+        photos = self.retry_until_stored(lambda: self._ledger.read_again(self._failover.preferred.reader))
         if photos:
-            log.info("photos.read_again", photos=photos, preset=self._relay.preferred.preset)
+            log.info("photos.read_again", photos=photos, preset=self._failover.preferred.preset)
 
-    def _start(self, claims: list[Claim], model: Model) -> None:
+    def _start(self, claims: list[Claim], model: ModelHealth) -> None:
         side = model.stage.longest_side
         photos = [self._decoders.submit(prepare, claim, self._limits, side) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
@@ -138,9 +139,9 @@ class Pipeline(Loop):
         batch.answers.add_done_callback(lambda _: self._news.set())
         self._flight.append(batch)
 
-    def _read(self, batch: Batch) -> Answers:
+    def _read(self, batch: Batch) -> BatchResult:
         """Have a batch's photos decoded and read, in a thread of its own."""
-        answers = Answers()
+        answers = BatchResult()
         if self.stop.is_set() or batch.model.error:  # it went away while this batch was waiting
             return answers
         photos: list[tuple[Claim, Photo]] = []
@@ -148,7 +149,7 @@ class Pipeline(Loop):
             if not self._decoded(future):
                 return answers
             result = future.result()
-            self.beat()
+            self.heartbeat()
             if isinstance(result, Finished):
                 answers.finished.append(result)
             else:
@@ -172,19 +173,19 @@ class Pipeline(Loop):
                 return False
         return True
 
-    def _outcomes(self, model: Model, images: dict[str, Photo]) -> dict[str, Outcome | None]:
+    def _outcomes(self, model: ModelHealth, images: dict[str, Photo]) -> dict[str, Outcome | None]:
         """Ask the stage about every image once, unless there is a result already (None)."""
-        readers = self._relay.readers(model)
+        readers = self._failover.readers(model)
         outcomes: dict[str, Outcome | None] = dict.fromkeys(
-            self.insist(lambda: self._ledger.known(readers, images.keys()))
+            self.retry_until_stored(lambda: self._ledger.known(readers, images.keys()))
         )
         new = {sha256: photo for sha256, photo in images.items() if sha256 not in outcomes}
         if not new:
             return outcomes
-        self.excuse(self._settings.answer_seconds)
+        self.extend_deadline(self._settings.answer_seconds)
         for sha256, outcome in zip(new, model.stage.read(new.values()), strict=False):
-            self.beat()
-            self.excuse(self._settings.answer_seconds)
+            self.heartbeat()
+            self.extend_deadline(self._settings.answer_seconds)
             telemetry.MODEL_IMAGES.inc()
             outcomes[sha256] = outcome
             if self._drain_is_over():
@@ -205,22 +206,22 @@ class Pipeline(Loop):
             self._finish(batch, batch.answers.result())
         return bool(done)
 
-    def _finish(self, batch: Batch, answers: Answers) -> None:
-        self.insist(lambda: self._ledger.finish(batch.model.reader, answers.finished))
-        kept = {claim.id for claim in (*(item.claim for item in answers.finished), *answers.suspects)}
+    def _finish(self, batch: Batch, answers: BatchResult) -> None:
+        self.retry_until_stored(lambda: self._ledger.finish(batch.model.reader, answers.finished))
+        kept = {claim.id for claim in (*(item.claim for item in answers.finished), *answers.quarantined)}
         left = [claim for claim in batch.claims if claim.id not in kept]
         self._release(left)
-        self._release(answers.suspects, suspect=True)
+        self._release(answers.quarantined, quarantined=True)
         if any(item.outcome for item in answers.finished):
             batch.model.succeed()
         if answers.unavailable and batch.model.error is None:  # of several batches one is enough to tell
             batch.model.fail(answers.unavailable)
-        elif self._reread and batch.model is not self._relay.preferred and self._relay.preferred.error is None:
+        elif self._reread and batch.model is not self._failover.preferred and self._failover.preferred.error is None:
             self._read_again()  # it was still under way when the preferred model came back
         self._tell(batch, answers)
 
-    def _release(self, claims: list[Claim], *, suspect: bool = False) -> None:
-        self.insist(lambda: self._ledger.release(claims, suspect=suspect))
+    def _release(self, claims: list[Claim], *, quarantined: bool = False) -> None:
+        self.retry_until_stored(lambda: self._ledger.release(claims, quarantined=quarantined))
 
     def _drain(self) -> None:
         """After a stop: record what is read in time, give the rest back."""
@@ -233,7 +234,7 @@ class Pipeline(Loop):
         self._flight = [batch for batch in self._flight if batch not in given_back]
         self._record()
 
-    def _tell(self, batch: Batch, answers: Answers) -> None:
+    def _tell(self, batch: Batch, answers: BatchResult) -> None:
         seconds = time.monotonic() - batch.since
         telemetry.BATCH_SECONDS.observe(seconds)
         for item in answers.finished:

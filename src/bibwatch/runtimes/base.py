@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelError
 
 _SIDES = 4  # numbers that make a box
 
 
-class Gives(StrEnum):
+class OutputKind(StrEnum):
     """What a model answers with; an interpreter needs the one or the other."""
 
     LINES = "lines"  # of text, with boxes and scores; the model takes no prompt
@@ -51,7 +52,7 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    gives: ClassVar[Gives] = Gives.TEXT
+    output_kind: ClassVar[OutputKind] = OutputKind.TEXT
     # Facts of the hardware, or for people: they change how fast an answer comes, not the answer.
     hardware_fields: ClassVar[frozenset[str]] = frozenset({"name", "batch_size", "threads"})
     about_fields: ClassVar[frozenset[str]] = frozenset(
@@ -105,25 +106,7 @@ class ModelOptions(BaseModel):
 
 
 @dataclass(frozen=True)
-class Box:
-    """A box in pixels of the picture it belongs to: left, top, right, bottom."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-    def scaled(self, factor: float) -> Box:
-        """Return the same box in a picture `factor` times as large."""
-        return Box(self.x1 * factor, self.y1 * factor, self.x2 * factor, self.y2 * factor)
-
-    def rounded(self) -> list[float]:
-        """Return left, top, right, bottom to a tenth of a pixel, for JSON."""
-        return [round(side, 1) for side in (self.x1, self.y1, self.x2, self.y2)]
-
-
-@dataclass(frozen=True)
-class Frame:
+class CoordinateSpace:
     """What the numbers of a model's boxes mean for the picture they are about."""
 
     convention: BoxConvention
@@ -179,7 +162,7 @@ class Token:
     logprob: float
 
 
-class Finish(StrEnum):
+class FinishReason(StrEnum):
     """Why a model stopped writing."""
 
     STOP = "stop"  # it had said all
@@ -191,8 +174,8 @@ class Finish(StrEnum):
 class Usage:
     """Tokens of one request, picture included, and of the answer."""
 
-    read: int
-    written: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)
@@ -201,10 +184,10 @@ class Prediction:
 
     text: str = ""
     lines: tuple[TextLine, ...] = field(default=())
-    finish: Finish = Finish.UNKNOWN
+    finish_reason: FinishReason = FinishReason.UNKNOWN
     tokens: tuple[Token, ...] = field(default=())  # of `text`, where the engine tells their probabilities
     usage: Usage | None = None  # where the engine tells
-    frame: Frame | None = None
+    coordinates: CoordinateSpace | None = None
     device: str = ""
     seconds: float = 0.0
     error: ModelError | None = None

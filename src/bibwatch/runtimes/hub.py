@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bibwatch.runtimes.batches import GenerativeOptions
+from bibwatch.runtimes.generative import GenerativeOptions
 
 _GB = 1e9
 _CONFIGS = ("config.json", "params.json")  # the latter in Mistral's own folders, which vLLM reads

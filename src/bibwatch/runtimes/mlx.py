@@ -17,14 +17,14 @@ from pydantic import Field
 
 from bibwatch.errors import ConfigurationError, one_line
 from bibwatch.runtimes import checkpoints
-from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction, Token
-from bibwatch.runtimes.batches import BatchRuntime
-from bibwatch.runtimes.constraints import Form, Forms
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, Prediction, Token
+from bibwatch.runtimes.generative import BatchRuntime
+from bibwatch.runtimes.grammars import GrammarCompiler, GrammarMatcher
 from bibwatch.runtimes.hub import HubOptions
 
 _STOP_TOKENS = 16  # at the end of an answer, in which a text to stop at is looked for
 _TEXT_AT_THE_ROOT = frozenset({"qwen2_vl", "qwen2_5_vl"})  # mlx-vlm knows these as the hub has them
-_FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
+_FINISHES = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class VisionMlxOptions(HubOptions):
@@ -50,7 +50,7 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         super().__init__(options)
         self._model: Any = None
         self._processor: Any = None
-        self._forms: Forms | None = None
+        self._grammars: GrammarCompiler | None = None
 
     def load(self) -> None:
         if self._model is not None:
@@ -81,7 +81,7 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             return
         import mlx.core as mx
 
-        self._model = self._processor = self._forms = None
+        self._model = self._processor = self._grammars = None
         mx.clear_cache()
 
     def generate(
@@ -93,9 +93,9 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         message = {"role": "user", "content": content}
         text = apply_chat_template(self._processor, self._model.config, message, num_images=1)
-        return [self._answer(image, text, self._form(constraint)) for image in images]
+        return [self._answer(image, text, self._matcher(constraint)) for image in images]
 
-    def _answer(self, image: Image.Image, text: str, form: Form | None) -> Prediction:
+    def _answer(self, image: Image.Image, text: str, matcher: GrammarMatcher | None) -> Prediction:
         import mlx.core as mx
         from mlx_vlm import stream_generate
 
@@ -103,7 +103,7 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             mx.random.seed(self.options.seed)
         ids: list[int] = []
         logprobs: list[float] = []
-        finish = Finish.UNKNOWN
+        finish = FinishReason.UNKNOWN
         for step in stream_generate(
             self._model,
             self._processor,
@@ -114,7 +114,7 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             # A checkpoint's own taste in sampling would change what `temperature` means here.
             top_p=self.options.top_p,
             top_k=0,
-            logits_processors=[_masks(form)] if form else None,
+            logits_processors=[_masks(matcher)] if matcher else None,
         ):
             if step.finish_reason is None:
                 ids.append(int(step.token))
@@ -122,22 +122,22 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
                 if any(stop in self._decode(ids[-_STOP_TOKENS:]) for stop in self.options.stop):
                     break
             else:  # the last step repeats the last token, or is the one that ends the answer
-                finish = _FINISHES.get(step.finish_reason, Finish.UNKNOWN)
+                finish = _FINISHES.get(step.finish_reason, FinishReason.UNKNOWN)
         texts = checkpoints.token_texts(ids, self._decode)
         return Prediction(
             text="".join(texts),
-            finish=finish,
+            finish_reason=finish,
             tokens=tuple(map(Token, texts, logprobs)),
             device=str(mx.default_device().type).rpartition(".")[2],
         )
 
-    def _form(self, constraint: Constraint | None) -> Form | None:
+    def _matcher(self, constraint: Constraint | None) -> GrammarMatcher | None:
         if constraint is None:
             return None
-        if self._forms is None:
+        if self._grammars is None:
             tokenizer = _tokenizer(self._processor)
-            self._forms = Forms(tokenizer, tokenizer.stopping_criteria.eos_token_ids, extra="mlx")
-        return self._forms.form(constraint, replies=1)
+            self._grammars = GrammarCompiler(tokenizer, tokenizer.stopping_criteria.eos_token_ids, extra="mlx")
+        return self._grammars.matcher(constraint, replies=1)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = _tokenizer(self._processor).decode(
@@ -146,12 +146,12 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         return text
 
 
-def _masks(form: Form) -> Callable[[Any, Any], Any]:
+def _masks(matcher: GrammarMatcher) -> Callable[[Any, Any], Any]:
     """Return a form as mlx-vlm asks it: for the scores of one reply, after the tokens so far."""
     import mlx.core as mx
 
     def masks(tokens: Any, scores: Any) -> Any:
-        allowed = form.allowed([int(tokens.reshape(-1)[-1])], scores.shape[-1])
+        allowed = matcher.allowed([int(tokens.reshape(-1)[-1])], scores.shape[-1])
         return mx.where(mx.array(allowed), scores, -float("inf"))
 
     return masks

@@ -13,8 +13,9 @@ from PIL import Image
 from pydantic import Field
 
 from bibwatch import images as pictures
+from bibwatch.domain.box import Box
 from bibwatch.errors import ConfigurationError, ModelError, one_line
-from bibwatch.runtimes.base import Box, Constraint, Finish, Gives, ModelOptions, Prediction, Runtime, TextLine
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, OutputKind, Prediction, Runtime, TextLine
 
 _LEAST_SIDE = 32  # pixels; RapidOCR's own least is 30
 
@@ -22,7 +23,7 @@ _LEAST_SIDE = 32  # pixels; RapidOCR's own least is 30
 class VisionOcrOptions(ModelOptions):
     """RapidOCR on the CPU with the PP-OCRv6 models of its wheel."""
 
-    gives: ClassVar[Gives] = Gives.LINES
+    output_kind: ClassVar[OutputKind] = OutputKind.LINES
 
     kind: Literal["vision_ocr"] = "vision_ocr"
     name: str = "rapidocr"
@@ -80,7 +81,7 @@ class VisionOcr(Runtime[VisionOcrOptions]):
             except Exception as exc:  # noqa: BLE001  # whatever the engine raises is this image's error, not the batch's
                 lines, error = (), ModelError(f"rapidocr: {one_line(exc)}")
             seconds = time.perf_counter() - start
-            yield Prediction(lines=lines, finish=Finish.STOP, device="cpu", seconds=seconds, error=error)
+            yield Prediction(lines=lines, finish_reason=FinishReason.STOP, device="cpu", seconds=seconds, error=error)
 
     def close(self) -> None:
         self._ocr = None

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from bibwatch.errors import ConfigurationError, ModelUnavailableError, one_line
 from bibwatch.runtimes import checkpoints
-from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction, Token
-from bibwatch.runtimes.batches import BatchRuntime
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, Prediction, Token
 from bibwatch.runtimes.devices import Dtype, DtypeOption
+from bibwatch.runtimes.generative import BatchRuntime
 from bibwatch.runtimes.hub import HubOptions
 from bibwatch.runtimes.tokens import tokens_of
 
@@ -29,7 +29,7 @@ _CPU_CACHE_GB = 2.0  # vLLM itself would take nine tenths of the machine's memor
 _FITTING = -1  # vLLM's word for as many tokens as the cache can hold, up to the model's own limit
 _LOOK_SECONDS = 1.0
 _ERROR_LENGTH = 300
-_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _SURROUNDINGS = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for answers
@@ -197,7 +197,7 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
         )
         return Prediction(
             text=answer.text,
-            finish=_FINISH.get(answer.finish_reason, Finish.UNKNOWN),
+            finish_reason=_FINISH.get(answer.finish_reason, FinishReason.UNKNOWN),
             tokens=tokens_of(answer.text, tokens),
             device=self._device,
         )

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
-from bibwatch.runtimes.base import Box, Gives, Markup, ModelOptions, Prediction, Runtime
+from bibwatch.runtimes.base import Markup, ModelOptions, OutputKind, Prediction, Runtime
 
-_ANSWERS = {Gives.LINES: "lines of text", Gives.TEXT: "a reply to a prompt"}
+_ANSWERS = {OutputKind.LINES: "lines of text", OutputKind.TEXT: "a reply to a prompt"}
 
 
 class StageOptions(BaseModel):
@@ -34,12 +35,12 @@ class StageOptions(BaseModel):
 
     # The interpreter to use when none is named, by what the model gives. A stage that has none for lines of
     # text, say, cannot work with an OCR.
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {}
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {}
     # The stage's own question, by how the model writes; each stage has one for MARKDOWN.
     questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: ""}
 
     # Fields with further models, which a preset's name may stand for too.
-    further_models: ClassVar[tuple[str, ...]] = ()
+    submodels: ClassVar[tuple[str, ...]] = ()
 
     kind: str
     model_options: SerializeAsAny[ModelOptions]
@@ -59,37 +60,37 @@ class StageOptions(BaseModel):
         if chosen is None:
             needed = " or ".join(_ANSWERS[gives] for gives in cls.interpreters)
             raise ValueError(
-                f"preset {model.name} answers with {_ANSWERS[model.gives]}, this stage needs {needed}; "
+                f"preset {model.name} answers with {_ANSWERS[model.output_kind]}, this stage needs {needed}; "
                 "choose another with --preset (see `bibwatch presets`)"
             )
         return {**data, "model_interpreter_options": chosen}
 
     @classmethod
-    def takes(cls) -> set[str]:
+    def value_kinds(cls) -> set[str]:
         """Return which kinds of values the stage can use: what `yields` of its interpreters says."""
-        return {interpreter.yields for interpreter in cls.interpreters.values()}
+        return {interpreter.produces for interpreter in cls.interpreters.values()}
 
     @classmethod
     def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:
         """Return the interpreter for a model if none is named; None if the stage can do nothing with its answers."""
-        return cls.interpreters.get(model.gives)
+        return cls.interpreters.get(model.output_kind)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         model, interpreter = self.model_options, self.model_interpreter_options
         if model.stages and self.kind not in model.stages:
             raise ValueError(f"preset {model.name} was made for {', '.join(model.stages)} and cannot do {self.kind}")
-        if interpreter.yields not in self.takes():
-            raise ValueError(f"interpreter {interpreter.kind} makes no {' or '.join(self.takes())} of an answer")
-        if interpreter.needs is not model.gives:
+        if interpreter.produces not in self.value_kinds():
+            raise ValueError(f"interpreter {interpreter.kind} makes no {' or '.join(self.value_kinds())} of an answer")
+        if interpreter.accepts is not model.output_kind:
             raise ValueError(
-                f"interpreter {interpreter.kind} needs {_ANSWERS[interpreter.needs]}, "
-                f"preset {model.name} answers with {_ANSWERS[model.gives]}; leave its kind out for one that fits"
+                f"interpreter {interpreter.kind} needs {_ANSWERS[interpreter.accepts]}, "
+                f"preset {model.name} answers with {_ANSWERS[model.output_kind]}; leave its kind out for one that fits"
             )
         return self
 
-    def further(self) -> dict[str, StageOptions]:
-        """Return the stages that this one asks in its turn, by name; they come to it as `further`."""
+    def substages(self) -> dict[str, StageOptions]:
+        """Return the stages that this one asks in its turn, by name; they come to it as `substages`."""
         return {}
 
     @property
@@ -103,10 +104,10 @@ class StageOptions(BaseModel):
         """Hash every option that can change an answer (12 hex digits)."""
         own = self.model_dump(mode="json", exclude={"model_options"})
         own["model_options"] = self.model_options.identity()
-        for name in self.further_models:
+        for name in self.submodels:
             model = getattr(self, name)
             own[name] = model.identity() if model else None
-        own["prompt"] = self.question if self.model_options.gives is Gives.TEXT else ""
+        own["prompt"] = self.question if self.model_options.output_kind is OutputKind.TEXT else ""
         text = json.dumps(own, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -155,7 +156,7 @@ class Stage(ABC, Generic[OptionsT]):
         self.options = options
         self.runtime = runtime
         self.interpreter = interpreter
-        self.further: dict[str, Stage[Any]] = {}
+        self.substages: dict[str, Stage[Any]] = {}
         # A model that has use for one call at a time gets one, however many threads ask.
         self._turn = nullcontext() if runtime.concurrent_calls > 1 else threading.RLock()
 
@@ -171,7 +172,7 @@ class Stage(ABC, Generic[OptionsT]):
 
     def load(self) -> None:
         """Load the model, and those of further stages. Raises ConfigurationError if this machine cannot run them."""
-        for stage in self.further.values():
+        for stage in self.substages.values():
             stage.load()
         try:
             self.runtime.load()
@@ -183,7 +184,7 @@ class Stage(ABC, Generic[OptionsT]):
 
     def close(self) -> None:
         """Let the models go."""
-        for stage in self.further.values():
+        for stage in self.substages.values():
             stage.close()
         self.runtime.close()
 
@@ -205,7 +206,7 @@ class Stage(ABC, Generic[OptionsT]):
             for prediction in self.predict([Image.new("RGB", (64, 64), "white")], 1):
                 if prediction.error:
                     raise prediction.error
-        for stage in self.further.values():
+        for stage in self.substages.values():
             with suppress(ModelUnavailableError):
                 stage.warm_up()
 

@@ -16,14 +16,15 @@ from typing import Any, ClassVar, Literal, TypeVar
 import structlog
 from pydantic import Field, SerializeAsAny
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import BibwatchError, ModelError, ModelUnavailableError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Bib, InterpreterOptions
 from bibwatch.interpreters.bib_json import BibJsonOptions
 from bibwatch.interpreters.bib_lines import BibLinesOptions
-from bibwatch.runtimes.base import Box, BoxConvention, Gives, Markup, ModelOptions, Prediction
+from bibwatch.runtimes.base import BoxConvention, Markup, ModelOptions, OutputKind, Prediction
 from bibwatch.runtimes.ocr import VisionOcrOptions
-from bibwatch.stages import rereading
+from bibwatch.stages import crops
 from bibwatch.stages.base import Outcome, Reading, Stage, StageOptions, Verdict
 
 log = structlog.get_logger()
@@ -42,9 +43,9 @@ Look = tuple[Photo, Outcome, list[tuple[SubjectT, Box]]]  # parts to read again,
 class BibNumberOptions(StageOptions):
     """Which readings of a bib are accepted."""
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {
-        Gives.LINES: BibLinesOptions(),
-        Gives.TEXT: BibJsonOptions(),
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {
+        OutputKind.LINES: BibLinesOptions(),
+        OutputKind.TEXT: BibJsonOptions(),
     }
     # No number in it: a small model would copy it.
     questions: ClassVar[Mapping[Markup, str]] = {
@@ -78,18 +79,18 @@ class BibNumberOptions(StageOptions):
         default=None, description="A second model, a preset or a table; it is asked where the first was unsure."
     )
 
-    further_models: ClassVar[tuple[str, ...]] = ("second_model_options",)
+    submodels: ClassVar[tuple[str, ...]] = ("second_model_options",)
 
     @property
     def question(self) -> str:
         asked = super().question
         return asked + self.box_question if self.draws and not self.prompt else asked
 
-    def further(self) -> dict[str, StageOptions]:
+    def substages(self) -> dict[str, StageOptions]:
         found: dict[str, StageOptions] = {}
         if self.second_model_options:
-            found["second"] = self._with(self.second_model_options)
-        if self.model_options.gives is Gives.TEXT and self.crops in {"auto", "detector"}:
+            found["second_model"] = self._with(self.second_model_options)
+        if self.model_options.output_kind is OutputKind.TEXT and self.crops in {"auto", "detector"}:
             # It reads as well as it can, too: where it reads no number there is no bib.
             found["detector"] = self._with(VisionOcrOptions(), min_confidence=_DETECTED)
         return found
@@ -111,7 +112,7 @@ class BibNumberOptions(StageOptions):
             accept_confidence=self.accept_confidence,
             doubtful=self.doubtful,
             edge=self.edge,
-            constrained=self.constrained and model.gives is Gives.TEXT,
+            constrained=self.constrained and model.output_kind is OutputKind.TEXT,
             crops="none",
         )
 
@@ -125,14 +126,14 @@ class BibNumber(Stage[BibNumberOptions]):
     @property
     def longest_side(self) -> int | None:
         # A small part of a photo that was made small first would have no detail left.
-        return None if self._looks_near or "second" in self.further else super().longest_side
+        return None if self._looks_near or "second_model" in self.substages else super().longest_side
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         photos = list(photos)
         seen: Iterator[Seen] = zip(photos, super().read(photos), strict=True)
         if self._looks_near:
             seen = self._seen_from_near(seen)
-        if "second" in self.further:
+        if "second_model" in self.substages:
             seen = self._asked_of_another(seen)
         for _, outcome in seen:
             yield outcome
@@ -144,14 +145,14 @@ class BibNumber(Stage[BibNumberOptions]):
 
     @property
     def _looks_near(self) -> bool:
-        return self.options.model_options.gives is Gives.TEXT and self.options.crops != "none"
+        return self.options.model_options.output_kind is OutputKind.TEXT and self.options.crops != "none"
 
     def _seen_from_near(self, seen: Iterable[Seen]) -> Iterator[Seen]:
         """Read parts of the photos again with the same model, and put the readings together."""
         looks = (self._near(photo, outcome) for photo, outcome in seen)
         for photo, outcome, near in _together(super().read, looks, self.options.model_options.batch_size):
-            readings = [rereading.placed(each, part, box) for box, part, answer in near for each in answer.readings]
-            merged = rereading.merged([*outcome.readings, *readings])
+            readings = [crops.placed(each, part, box) for box, part, answer in near for each in answer.readings]
+            merged = crops.merged([*outcome.readings, *readings])
             judged = tuple(self._judged(photo, each) for each in merged)
             seconds = outcome.seconds + sum(answer.seconds for _, _, answer in near)
             errors = [answer.error for _, _, answer in near if answer.error]
@@ -161,14 +162,14 @@ class BibNumber(Stage[BibNumberOptions]):
                 yield photo, replace(outcome, readings=(), error=lost[0])
                 continue
             if errors:
-                log.warning("parts.failed", parts=len(errors), of=len(near), sha256=photo.sha256, error=str(errors[0]))
+                log.warning("crops.failed", parts=len(errors), of=len(near), sha256=photo.sha256, error=str(errors[0]))
             yield photo, replace(outcome, readings=judged, seconds=seconds)
 
     def _near(self, photo: Photo, outcome: Outcome) -> Look[Box | None]:
         """Return the parts where bibs seem to be, each with its bib's box; else tiles, which have none."""
         if outcome.error:
             return photo, outcome, []
-        detected = next(self.further["detector"].read([photo])) if "detector" in self.further else Outcome()
+        detected = next(self.substages["detector"].read([photo])) if "detector" in self.substages else Outcome()
         outcome = replace(outcome, seconds=outcome.seconds + detected.seconds)
         boxes = self._boxes(outcome, detected)
         parts: list[tuple[Box | None, Box]] = [(box, self._around(box, photo)) for box in boxes]
@@ -179,32 +180,32 @@ class BibNumber(Stage[BibNumberOptions]):
         own = outcome.readings if self.options.crops in {"auto", "boxes"} else ()
         boxes = [reading.box for reading in own if reading.box]
         for reading in detected.readings:
-            if reading.box and not any(rereading.same_place(reading.box, box) for box in boxes):
+            if reading.box and not any(crops.same_place(reading.box, box) for box in boxes):
                 boxes.append(reading.box)
         return boxes[:_MOST_PARTS]
 
     def _around(self, box: Box, photo: Photo) -> Box:
-        share = rereading.OF_A_READER if self.options.draws else rereading.OF_A_DETECTOR
-        return rereading.around(box, photo, share)
+        share = crops.OF_A_READER if self.options.draws else crops.OF_A_DETECTOR
+        return crops.around(box, photo, share)
 
     def _tiles(self, photo: Photo) -> list[Box]:
         view = self.options.model_options.longest_side or _VIEW
-        return rereading.tiles(photo, view) if self.options.crops in {"auto", "tiles"} else []
+        return crops.tiles(photo, view) if self.options.crops in {"auto", "tiles"} else []
 
     def _asked_of_another(self, seen: Iterable[Seen]) -> Iterator[Seen]:
         """Ask the second model about each reading that the first was unsure of, and nothing else."""
-        model = self.further["second"].options.model_options
+        model = self.substages["second_model"].options.model_options
         looks = (self._doubts(photo, outcome) for photo, outcome in seen)
         for photo, outcome, answers in _together(self._asked, looks, model.batch_size):
             decided = {}
             for first, part, answer in answers:
                 others = {reading.bib for reading in outcome.readings} - {first.bib}  # a neighbour is no news
                 again = [
-                    replace(rereading.placed(each, part, None), model=model.model)
+                    replace(crops.placed(each, part, None), model=model.model)
                     for each in answer.readings
                     if each.bib not in others
                 ]
-                decided[first] = rereading.decided(first, again)
+                decided[first] = crops.decided(first, again)
             readings = [each for first in outcome.readings for each in decided.get(first, (first,))]
             seconds = outcome.seconds + sum(answer.seconds for _, _, answer in answers)
             judged = tuple(self._judged(photo, each) for each in readings)
@@ -215,12 +216,14 @@ class BibNumber(Stage[BibNumberOptions]):
         parts = list(parts)
         answers: list[Outcome] = []
         try:
-            answers.extend(self.further["second"].read(parts))
+            answers.extend(self.substages["second_model"].read(parts))
         except BibwatchError as exc:
             answers += [Outcome(error=ModelError(str(exc)))] * (len(parts) - len(answers))
         trouble = next((str(answer.error) for answer in answers if answer.error), "")
         if trouble and trouble != self._trouble:  # once, not for hours
-            log.warning("second.failed", preset=self.further["second"].options.model_options.name, error=trouble)
+            log.warning(
+                "second_model.failed", preset=self.substages["second_model"].options.model_options.name, error=trouble
+            )
         self._trouble = trouble
         yield from answers
 
@@ -264,7 +267,7 @@ def _together(
 ) -> Iterator[tuple[Photo, Outcome, list[tuple[SubjectT, Box, Outcome]]]]:
     """Read the parts of so many photos together as fill a batch: most photos have but few. Yields them by photo."""
     for some in _batches(looks, batch_size):
-        cuts = [rereading.cut(photo, part) for photo, _, parts in some for _, part in parts]
+        cuts = [crops.cut(photo, part) for photo, _, parts in some for _, part in parts]
         answers = iter(read(cuts) if cuts else ())
         for photo, outcome, parts in some:
             yield photo, outcome, [(subject, part, next(answers)) for subject, part in parts]

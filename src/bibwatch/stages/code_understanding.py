@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.code_block import Code, CodeBlockOptions
-from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.runtimes.base import Markup, OutputKind, Prediction
 from bibwatch.stages.base import StageOptions
 from bibwatch.stages.regions import RegionStage, RegionStageOptions
 
@@ -15,7 +15,7 @@ from bibwatch.stages.regions import RegionStage, RegionStageOptions
 class CodeUnderstandingOptions(RegionStageOptions):
     """Copies program text out of pictures."""
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: CodeBlockOptions()}
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: CodeBlockOptions()}
     questions: ClassVar[Mapping[Markup, str]] = {
         Markup.MARKDOWN: "Copy the code in this picture exactly, into one fenced block that names the language.",
         Markup.DOCTAGS: "Convert code to text.",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.plain_text import PlainTextOptions
-from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.runtimes.base import Markup, OutputKind, Prediction
 from bibwatch.stages.base import StageOptions
 from bibwatch.stages.regions import RegionStage, RegionStageOptions
 
@@ -15,7 +15,7 @@ from bibwatch.stages.regions import RegionStage, RegionStageOptions
 class PictureDescriptionOptions(RegionStageOptions):
     """Describes photos in words."""
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: PlainTextOptions()}
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: PlainTextOptions()}
     questions: ClassVar[Mapping[Markup, str]] = {
         Markup.MARKDOWN: "Describe this picture in a few sentences.",
     }

@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bibwatch.domain.box import Box
 from bibwatch.images import Photo
-from bibwatch.runtimes.base import Box, Prediction
+from bibwatch.runtimes.base import Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
 WHOLE = "photo"  # label of the region that is the whole photo

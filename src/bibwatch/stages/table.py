@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.table import Table as Cells
 from bibwatch.interpreters.table import TableLinesOptions, TableTextOptions
-from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.runtimes.base import Markup, OutputKind, Prediction
 from bibwatch.stages.base import StageOptions
 from bibwatch.stages.regions import RegionStage, RegionStageOptions
 
@@ -19,9 +19,9 @@ from bibwatch.stages.regions import RegionStage, RegionStageOptions
 class TableOptions(RegionStageOptions):
     """Copies tables out of photos: results sheets, start lists."""
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {
-        Gives.LINES: TableLinesOptions(),
-        Gives.TEXT: TableTextOptions(),
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {
+        OutputKind.LINES: TableLinesOptions(),
+        OutputKind.TEXT: TableTextOptions(),
     }
     questions: ClassVar[Mapping[Markup, str]] = {
         Markup.MARKDOWN: "Copy the table in this picture as a Markdown table, exactly and completely.",

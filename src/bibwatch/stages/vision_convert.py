@@ -9,7 +9,7 @@ from bibwatch.images import Photo
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.doctags import DocTagsOptions, Document
 from bibwatch.interpreters.plain_text import PlainTextOptions
-from bibwatch.runtimes.base import Gives, Markup, ModelOptions, Prediction
+from bibwatch.runtimes.base import Markup, ModelOptions, OutputKind, Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
 
@@ -19,7 +19,7 @@ class VisionConvertOptions(StageOptions):
     The interpreter says what is made of the answer: `plain_text` takes Markdown as it is, `doctags` reads DocTags.
     """
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: PlainTextOptions()}
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: PlainTextOptions()}
     questions: ClassVar[Mapping[Markup, str]] = {
         Markup.MARKDOWN: "Convert this page to Markdown. Leave out nothing and add nothing.",
         Markup.DOCTAGS: "Convert this page to docling.",
@@ -28,8 +28,8 @@ class VisionConvertOptions(StageOptions):
     kind: Literal["vision_convert"] = "vision_convert"
 
     @classmethod
-    def takes(cls) -> set[str]:
-        return {PlainTextOptions.yields, DocTagsOptions.yields}
+    def value_kinds(cls) -> set[str]:
+        return {PlainTextOptions.produces, DocTagsOptions.produces}
 
     @classmethod
     def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:

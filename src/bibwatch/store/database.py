@@ -102,7 +102,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def query(self) -> Iterator[Connection]:
         """One consistent look at the database. Raises StoreError as `write` does."""
         with self._transaction(writing=False) as connection:
             yield connection
@@ -146,7 +146,7 @@ class Database:
     def locked_elsewhere(self) -> bool:
         """Tell whether a daemon works on this database now."""
         if self.file is None:
-            with self.read() as connection:  # given back with the transaction
+            with self.query() as connection:  # given back with the transaction
                 free = connection.execute(
                     text("SELECT pg_try_advisory_xact_lock_shared(:key)"), {"key": _ADVISORY_LOCK}
                 ).scalar()

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, String, and_, bindparam, case, func, not_, or_, select, update
 
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
-from bibwatch.states import State
 from bibwatch.store import results
 from bibwatch.store.database import Database
 from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
@@ -33,23 +33,23 @@ class Ledger:
     def settled(self, camera: str) -> dict[str, Stat]:
         """Return path and stat of every file of a camera that is not settling or gone: no need to look again."""
         query = select(files).where(files.c.camera == camera, files.c.state.not_in([State.SETTLING, State.GONE]))
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return {text_to_path(row["path"]): _stat(row) for row in connection.execute(query).mappings()}
 
     def paths(self, camera: str, state: State) -> set[str]:
         """Return the paths of a camera's files in one state."""
         query = select(files.c.path).where(files.c.camera == camera, files.c.state == state)
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return {text_to_path(path) for path in connection.execute(query).scalars()}
 
     def waiting(self, camera: str) -> dict[str, State]:
         """Return the files of a camera whose presence matters: those waited for, and those that have gone."""
         waiting = files.c.state.in_([*_AWAITED, State.GONE])
         query = select(files.c.path, files.c.state).where(files.c.camera == camera, waiting)
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return {text_to_path(path): State(state) for path, state in connection.execute(query).all()}
 
-    def miss(self, camera: str, paths: Collection[str]) -> None:
+    def mark_gone(self, camera: str, paths: Collection[str]) -> None:
         """Record that files which were waited for are no longer there."""
         gone = {"state": State.GONE, "error": "vanished before it was complete", "updated_at": now()}
         here = and_(files.c.camera == camera, files.c.state.in_(_AWAITED))
@@ -57,7 +57,7 @@ class Ledger:
             for path in paths:
                 connection.execute(update(files).where(here, files.c.path == path_to_text(path)).values(gone))
 
-    def see(self, camera: str, sightings: Iterable[Sighting]) -> None:
+    def record_sightings(self, camera: str, sightings: Iterable[Sighting]) -> None:
         """Record files as new or changed; whatever was known of the old content of a path no longer counts for it."""
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
@@ -85,7 +85,7 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(statement, rows)
 
-    def note_camera(self, name: str, path: str, state: str, error: str | None) -> None:
+    def record_camera(self, name: str, path: str, state: str, error: str | None) -> None:
         """Record how a camera's folder is."""
         error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
@@ -98,7 +98,7 @@ class Ledger:
     def recover(self, readers: Sequence[Reader], max_attempts: int) -> int:
         """Prepare for a new run, and return how many files were being read when the last one died.
 
-        Those are suspects; after `max_attempts` deaths they have failed. Images that none of the readers has read
+        Those are quarantined; after `max_attempts` deaths they have failed. Images that none of the readers has read
         become ready again.
         """
         with self._database.write() as connection:
@@ -111,8 +111,8 @@ class Ledger:
                 "updated_at": now(),
             }
             connection.execute(update(files).where(reading, files.c.attempts >= max_attempts).values(failed))
-            suspect = {"state": State.READY, "priority": Priority.SUSPECT, "updated_at": now()}
-            found = connection.execute(update(files).where(reading).values(suspect)).rowcount
+            quarantined = {"state": State.READY, "priority": Priority.QUARANTINED, "updated_at": now()}
+            found = connection.execute(update(files).where(reading).values(quarantined)).rowcount
             _again(connection, readers)
         return int(found)
 
@@ -124,29 +124,29 @@ class Ledger:
     def ready(self) -> int:
         """Count the files that wait to be read."""
         query = select(func.count()).select_from(files).where(files.c.state == State.READY)
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def claim(self, limit: int, *, suspects: bool) -> list[Claim]:
-        """Take up to `limit` ready files, oldest first; a suspect comes alone, and only if `suspects`.
+    def claim(self, limit: int, *, quarantined: bool) -> list[Claim]:
+        """Take up to `limit` ready files, oldest first; a quarantined comes alone, and only if `quarantined`.
 
         The attempt is counted now, before the first byte is read: a photo that kills the process is found.
         """
         with self._database.write() as connection:
-            rows = _first_ready(connection, limit, suspects=suspects)
+            rows = _first_ready(connection, limit, quarantined=quarantined)
             ids = [row["id"] for row in rows]
             taken = {"state": State.READING, "attempts": files.c.attempts + 1, "updated_at": now()}
             connection.execute(update(files).where(files.c.id.in_(ids)).values(taken))
         return [_claim(row) for row in rows]
 
-    def release(self, claims: Sequence[Claim], *, suspect: bool = False) -> None:
+    def release(self, claims: Sequence[Claim], *, quarantined: bool = False) -> None:
         """Put claimed files back as they were: they were not read, and it was not their fault.
 
-        It may have been that of a `suspect`: each is read alone.
+        It may have been that of a `quarantined`: each is read alone.
         """
         back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
-        if suspect:
-            back["priority"] = Priority.SUSPECT
+        if quarantined:
+            back["priority"] = Priority.QUARANTINED
         if not claims:
             return
         with self._database.write() as connection:
@@ -154,7 +154,7 @@ class Ledger:
 
     def known(self, readers: Sequence[Reader], sha256s: Collection[str]) -> set[str]:
         """Return those of the images that any of the readers has a result for."""
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return results.known(connection, readers, sha256s)
 
     def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
@@ -164,7 +164,7 @@ class Ledger:
             unread: list[dict[str, Any]] = []
             for item in batch:
                 image_id = results.record(connection, reader, item)
-                priority = Priority.SUSPECT if item.state == State.READY else Priority.FRESH
+                priority = Priority.QUARANTINED if item.state == State.READY else Priority.FRESH
                 done = {"new_state": item.state, "new_error": item.error, "new_priority": priority, "now": now()}
                 (unread if image_id is None else read).append(_key(item.claim) | done | {"image": image_id})
             for statement, rows in ((_READ, read), (_UNREAD, unread)):
@@ -185,7 +185,7 @@ class Ledger:
             "attempts": 0,
             "error": None,
             # one that the model failed on, or died with, is read alone again
-            "priority": case((files.c.state == State.FAILED, Priority.SUSPECT), else_=Priority.FRESH),
+            "priority": case((files.c.state == State.FAILED, Priority.QUARANTINED), else_=Priority.FRESH),
             "updated_at": now(),
         }
         with self._database.write() as connection:
@@ -265,12 +265,12 @@ def _again(connection: Connection, readers: Sequence[Reader]) -> int:
     return connection.execute(update(files).where(unread).values(again)).rowcount
 
 
-def _first_ready(connection: Connection, limit: int, *, suspects: bool) -> Sequence[RowMapping]:
+def _first_ready(connection: Connection, limit: int, *, quarantined: bool) -> Sequence[RowMapping]:
     for priority in Priority:
-        if priority == Priority.SUSPECT and not suspects:
+        if priority == Priority.QUARANTINED and not quarantined:
             continue
         chosen = select(files).where(files.c.state == State.READY, files.c.priority == priority).order_by(files.c.id)
-        most = 1 if priority == Priority.SUSPECT else limit
+        most = 1 if priority == Priority.QUARANTINED else limit
         if rows := connection.execute(chosen.limit(most)).mappings().all():
             return rows
     return []

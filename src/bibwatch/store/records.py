@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.images import Photo
 from bibwatch.stages.base import Outcome, StageOptions
-from bibwatch.states import State
 
 
 class Priority(IntEnum):
     """Which ready files are read first."""
 
     FRESH = 0
-    SUSPECT = 1  # it was being read when bibwatch died, or the model failed on it: read alone, after the others
+    QUARANTINED = 1  # it was being read when bibwatch died, or the model failed on it: read alone, after the others
     AGAIN = 2  # read before, with other options
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, and_, func, select
 
-from bibwatch.states import State
+from bibwatch.domain.states import State
 from bibwatch.store.database import Database
 from bibwatch.store.schema import cameras, files, text_to_path
 
@@ -23,7 +23,7 @@ class Report:
         query = select(files.c.state, func.count()).group_by(files.c.state)
         if names is not None:
             query = query.where(files.c.camera.in_(names))
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return {State(state): int(number) for state, number in connection.execute(query).all()}
 
     def oldest(self, states: Collection[State]) -> list[dict[str, Any]]:
@@ -42,12 +42,12 @@ class Report:
         query = select(
             files.c.state, files.c.camera, files.c.path, files.c.error, files.c.updated_at, files.c.attempts
         ).where(files.c.id.in_(chosen))
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return _with_paths(connection.execute(query.order_by(files.c.state)).mappings())
 
     def camera_states(self) -> list[dict[str, Any]]:
         """Return how each camera's folder is, as the daemon last saw it."""
-        with self._database.read() as connection:
+        with self._database.query() as connection:
             return _with_paths(connection.execute(select(cameras).order_by(cameras.c.name)).mappings())
 
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.interpreters.base import Interpreter
-from bibwatch.runtimes.base import Box, BoxConvention, Finish, Frame, Gives, Prediction, TextLine, Token
+from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, FinishReason, OutputKind, Prediction, TextLine, Token
 
-_FRAME = Frame(BoxConvention.REL1000, 640, 480, sent=(640, 480))
+_FRAME = CoordinateSpace(BoxConvention.REL1000, 640, 480, sent=(640, 480))
 
 # What replies are made of, and what has broken readers of them.
 _PIECES = (
@@ -155,14 +156,14 @@ class InterpreterConformance:
         assert not any(map(math.isnan, numbers_of(value)))
 
     def test_a_reply_that_was_cut_off_is_an_error_that_says_so(self) -> None:
-        if self._needs is not Gives.TEXT:
+        if self._needs is not OutputKind.TEXT:
             pytest.skip("lines of text are never cut off")
         for prediction, _ in self.good:
             with pytest.raises(ModelTruncatedError):
-                self.make().interpret(replace(prediction, finish=Finish.LENGTH), self.prompt)
+                self.make().interpret(replace(prediction, finish_reason=FinishReason.LENGTH), self.prompt)
 
     def test_a_reply_that_is_no_answer_is_an_error(self) -> None:
-        if self._needs is not Gives.TEXT:
+        if self._needs is not OutputKind.TEXT:
             pytest.skip("an OCR does not reply")
         for text in self.bad:
             with pytest.raises(ModelReplyError):
@@ -170,7 +171,7 @@ class InterpreterConformance:
 
     @pytest.mark.parametrize("text", ["", " \n\t", "\x00", "What is in this picture?", " what is in\nthis picture? "])
     def test_nothing_is_no_reply(self, text: str) -> None:
-        if self._needs is not Gives.TEXT:
+        if self._needs is not OutputKind.TEXT:
             pytest.skip("an OCR that sees no text may say so")
         with pytest.raises(ModelReplyError):
             self.make().interpret(Prediction(text=text), self.prompt)
@@ -182,11 +183,11 @@ class InterpreterConformance:
         assert isinstance(options, self.make().options_type)
 
     @property
-    def _needs(self) -> Gives:
-        return self.make().options_type.needs
+    def _needs(self) -> OutputKind:
+        return self.make().options_type.accepts
 
     def _predictions(self) -> st.SearchStrategy[Prediction]:
-        if self._needs is Gives.LINES:
+        if self._needs is OutputKind.LINES:
             line = st.builds(TextLine, _REPLIES, st.floats(0, 1) | st.just(math.nan), _BOXES)
             return st.builds(Prediction, lines=st.lists(line, max_size=12).map(tuple))
         spoilt = st.one_of([_spoilt(prediction.text) for prediction, _ in self.good])
@@ -211,8 +212,8 @@ def _predictions_of(text: str) -> st.SearchStrategy[Prediction]:
         Prediction,
         text=st.just(text),
         tokens=st.just(()) | tokens,
-        frame=st.none() | st.just(_FRAME),
-        finish=st.sampled_from([Finish.STOP, Finish.UNKNOWN]),
+        coordinates=st.none() | st.just(_FRAME),
+        finish_reason=st.sampled_from([FinishReason.STOP, FinishReason.UNKNOWN]),
     )
 
 

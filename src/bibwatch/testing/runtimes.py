@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from bibwatch.drawing import jpeg, photo
 from bibwatch.errors import ModelError
-from bibwatch.runtimes.base import Constraint, Finish, Gives, ModelOptions, Prediction, Runtime
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, OutputKind, Prediction, Runtime
 
 _BIBS = ("1024", "0042", "777")
 _ROUNDING = 1e-4  # a logarithm of a probability may be this much over 0
@@ -70,14 +70,14 @@ class RuntimeConformance:
         assert prediction.device
         assert math.isfinite(prediction.seconds)
         assert prediction.seconds > 0
-        assert isinstance(prediction.finish, Finish)
-        if runtime.options.gives is Gives.LINES:
+        assert isinstance(prediction.finish_reason, FinishReason)
+        if runtime.options.output_kind is OutputKind.LINES:
             assert prediction.text == ""
             assert all(0 <= line.score <= 1 and line.text for line in prediction.lines)
         else:
             assert prediction.lines == ()
-            assert prediction.frame is not None
-            assert (prediction.frame.width, prediction.frame.height) == image.size
+            assert prediction.coordinates is not None
+            assert (prediction.coordinates.width, prediction.coordinates.height) == image.size
 
     def test_the_tokens_of_a_text_join_to_it(self, runtime: Runtime[Any]) -> None:
         (prediction,) = self.predict(runtime, [photo(("1024",), size=(300, 200))])
@@ -162,18 +162,20 @@ class RuntimeConformance:
 
     def test_a_pattern_is_obeyed_or_refused(self, runtime: Runtime[Any]) -> None:
         for prediction in self._constrained(runtime, Constraint(regex="[0-9]{1,4}")):
-            assert re.fullmatch("[0-9]{1,4}" if prediction.finish is Finish.STOP else "[0-9]{0,4}", prediction.text)
+            assert re.fullmatch(
+                "[0-9]{1,4}" if prediction.finish_reason is FinishReason.STOP else "[0-9]{0,4}", prediction.text
+            )
 
     def test_a_schema_is_obeyed_or_refused(self, runtime: Runtime[Any]) -> None:
         for prediction in self._constrained(runtime, Constraint(json_schema=_YES_OR_NO)):
-            if prediction.finish is Finish.LENGTH:
+            if prediction.finish_reason is FinishReason.LENGTH:
                 assert re.fullmatch(r"\s*(\{.*)?", prediction.text, re.DOTALL)
             else:
                 assert json.loads(prediction.text)["legible"] in {"yes", "no"}
 
     def _constrained(self, runtime: Runtime[Any], constraint: Constraint) -> list[Prediction]:
         """Return the predictions that are answers; the others must be typed errors."""
-        if runtime.options.gives is Gives.LINES:
+        if runtime.options.output_kind is OutputKind.LINES:
             pytest.skip("an OCR is not asked, so it cannot be told how to answer")
         images = [photo((bib,), size=(300, 200)) for bib in _BIBS]
         predictions = list(runtime.predict_batch(images, self.prompt, constraint=constraint))
@@ -239,7 +241,7 @@ def _answers(predictions: Iterable[Prediction]) -> list[tuple[Any, ...]]:
     """Return what the model said, without device and seconds; a failure is no answer."""
     predictions = list(predictions)
     assert [prediction.error for prediction in predictions] == [None] * len(predictions)
-    return [(prediction.text, prediction.lines, prediction.finish) for prediction in predictions]
+    return [(prediction.text, prediction.lines, prediction.finish_reason) for prediction in predictions]
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

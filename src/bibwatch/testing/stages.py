@@ -12,7 +12,16 @@ from PIL import Image
 from bibwatch.errors import ModelError, ModelReplyError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter
-from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, Frame, Gives, ModelOptions, Prediction, Runtime
+from bibwatch.runtimes.base import (
+    BoxConvention,
+    Constraint,
+    CoordinateSpace,
+    FinishReason,
+    ModelOptions,
+    OutputKind,
+    Prediction,
+    Runtime,
+)
 from bibwatch.stages.base import Outcome, Stage
 
 
@@ -26,11 +35,11 @@ class ScriptedOptions(ModelOptions):
 class ScriptedLinesOptions(ScriptedOptions):
     """The same for a model that gives lines of text."""
 
-    gives: ClassVar[Gives] = Gives.LINES
+    output_kind: ClassVar[OutputKind] = OutputKind.LINES
 
 
 class ScriptedRuntime(Runtime[ScriptedOptions]):
-    """Gives the predictions it was given, in turn, whatever the pictures; keeps the pictures it was asked about."""
+    """Give the predictions it was given, in turn, whatever the pictures; keeps the pictures it was asked about."""
 
     options_type: ClassVar[type[ModelOptions]] = ScriptedOptions
 
@@ -61,12 +70,12 @@ def scripted(
     stage: type[Stage[Any]],
     interpreter: type[Interpreter[Any, Any]],
     *predictions: Prediction,
-    gives: Gives = Gives.TEXT,
+    output_kind: OutputKind = OutputKind.TEXT,
     model: dict[str, Any] | None = None,
     **options: Any,
 ) -> Stage[Any]:
     """Return a stage whose model gives these predictions, in turn; `options` are the stage's, `model` the model's."""
-    model_type = ScriptedOptions if gives is Gives.TEXT else ScriptedLinesOptions
+    model_type = ScriptedOptions if output_kind is OutputKind.TEXT else ScriptedLinesOptions
     model_options = model_type.model_validate(model or {})
     chosen = stage.options_type.model_validate({"model_options": model_options, **options})
     return stage(chosen, ScriptedRuntime(model_options, predictions), interpreter(chosen.model_interpreter_options))
@@ -84,21 +93,23 @@ class StageConformance:
     class TestExposure(StageConformance):
         stage = Exposure
         interpreter = Percentage
-        good = Prediction(text="41.5 %", finish=Finish.STOP)
+        good = Prediction(text="41.5 %", finish_reason=FinishReason.STOP)
     """
 
     stage: type[Stage[Any]]
     interpreter: type[Interpreter[Any, Any]]
-    gives: Gives = Gives.TEXT  # what the model answers with
+    output_kind: OutputKind = OutputKind.TEXT  # what the model answers with
     model: Mapping[str, Any] = {}  # what else the model is
     boxes: int = 0  # how many boxes there are in what the stage makes of `good`, at least
     good: Prediction  # one that the stage can use
-    bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish=Finish.LENGTH)  # one that it cannot
+    bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish_reason=FinishReason.LENGTH)  # one that it cannot
 
     def make(self, *predictions: Prediction, **options: Any) -> Stage[Any]:
         """Return the stage with a model that gives these predictions, in turn."""
         model = {**self.model, **options.pop("model", {})}
-        return scripted(self.stage, self.interpreter, *predictions, gives=self.gives, model=model, **options)
+        return scripted(
+            self.stage, self.interpreter, *predictions, output_kind=self.output_kind, model=model, **options
+        )
 
     def read(self, stage: Stage[Any], number: int = 1) -> list[Outcome]:
         """Have so many photos read."""
@@ -128,10 +139,10 @@ class StageConformance:
         assert second.output is None
 
     def test_an_answer_that_makes_no_sense_is_an_error_and_no_empty_success(self) -> None:
-        if self.gives is Gives.LINES:
+        if self.output_kind is OutputKind.LINES:
             pytest.skip("lines of text always make sense; that there are none may be the answer")
         for text in ("", "   ", "\0"):
-            (outcome,) = self.read(self.make(Prediction(text=text, finish=Finish.STOP)))
+            (outcome,) = self.read(self.make(Prediction(text=text, finish_reason=FinishReason.STOP)))
             assert isinstance(outcome.error, ModelReplyError), text
         (outcome,) = self.read(self.make(self.bad))
         assert isinstance(outcome.error, ModelReplyError)
@@ -173,7 +184,9 @@ class StageConformance:
         assert len(same) == 1
         assert self.make(self.good, model={"longest_side": 640}).options.fingerprint() not in same
         asked = self.make(self.good, prompt="What is this?").options.fingerprint()
-        assert (asked in same) == (self.gives is Gives.LINES), "only a model that is asked can answer otherwise"
+        assert (asked in same) == (self.output_kind is OutputKind.LINES), (
+            "only a model that is asked can answer otherwise"
+        )
 
     def test_options_survive_json(self) -> None:
         options = self.make(self.good, prompt="What?").options
@@ -189,8 +202,8 @@ class StageConformance:
             self.make(self.good, model={"stages": ["another"]})
 
     def test_boxes_are_in_pixels_of_the_photo_at_full_size(self) -> None:
-        frame = Frame(BoxConvention.REL1000, 320, 240, sent=(320, 240))
-        stage = self.make(Prediction(**{**vars(self.good), "frame": frame}))
+        coordinates = CoordinateSpace(BoxConvention.REL1000, 320, 240, sent=(320, 240))
+        stage = self.make(Prediction(**{**vars(self.good), "coordinates": coordinates}))
         (outcome,) = stage.read([photo(scale=2)])
         assert outcome.error is None
         boxes = _boxes(outcome)

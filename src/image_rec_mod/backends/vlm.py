@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
-from bibwatch import reading, settings
+from bibwatch import recognition, settings
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelReplyError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
@@ -182,7 +182,7 @@ class StageExtractor(VLMExtractor):
         return super()._process_images(image_paths)  # a class of yours wants to see each photo by itself
 
     def _read(self, image_paths: list[str]) -> Iterator[Result]:
-        for _, answer in reading.read(self.stage, image_paths, self.limits, self._scaled):
+        for _, answer in recognition.read(self.stage, image_paths, self.limits, self._scaled):
             yield error_of(answer) if isinstance(answer, Exception) else result_of(answer[1].readings)
 
     def _scaled(self, photo: Photo) -> Photo:

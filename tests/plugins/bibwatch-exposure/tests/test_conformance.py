@@ -9,7 +9,7 @@ from bibwatch_exposure.interpreter import Percentage, PercentageOptions
 from bibwatch_exposure.runtime import LightMeter, LightMeterOptions
 from bibwatch_exposure.stage import Exposure
 
-from bibwatch.runtimes.base import Finish, Prediction
+from bibwatch.runtimes.base import FinishReason, Prediction
 from bibwatch.testing import InterpreterConformance, RuntimeConformance, StageConformance
 
 
@@ -23,7 +23,7 @@ class TestLightMeter(RuntimeConformance):
 class TestExposure(StageConformance):
     stage = Exposure
     interpreter = Percentage
-    good = Prediction(text="41.5 %", finish=Finish.STOP)
+    good = Prediction(text="41.5 %", finish_reason=FinishReason.STOP)
 
 
 class TestPercentage(InterpreterConformance):

@@ -9,8 +9,8 @@ from PIL import Image, ImageStat
 from pydantic import Field
 
 from bibwatch.errors import ModelError
-from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction
-from bibwatch.runtimes.batches import BatchRuntime, GenerativeOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, Prediction
+from bibwatch.runtimes.generative import BatchRuntime, GenerativeOptions
 
 
 class LightMeterOptions(GenerativeOptions):
@@ -37,7 +37,11 @@ class LightMeter(BatchRuntime[LightMeterOptions]):
         if constraint:
             raise ModelError("a light meter answers with a percentage, whatever it is asked for")
         return [
-            Prediction(text=f"{100 * self._grey(image) / self.options.white:.1f} %", finish=Finish.STOP, device="cpu")
+            Prediction(
+                text=f"{100 * self._grey(image) / self.options.white:.1f} %",
+                finish_reason=FinishReason.STOP,
+                device="cpu",
+            )
             for image in images
         ]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import InterpreterOptions
-from bibwatch.runtimes.base import Gives, Markup, Prediction
+from bibwatch.runtimes.base import Markup, OutputKind, Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 from bibwatch_exposure.interpreter import PercentageOptions
 
@@ -17,7 +17,7 @@ from bibwatch_exposure.interpreter import PercentageOptions
 class ExposureOptions(StageOptions):
     """Tells photos that are too dark or too bright."""
 
-    interpreters: ClassVar[Mapping[Gives, InterpreterOptions]] = {Gives.TEXT: PercentageOptions()}
+    interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: PercentageOptions()}
     questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: "How bright is this picture, as a percentage?"}
 
     kind: Literal["exposure"] = "exposure"

@@ -1,4 +1,4 @@
-"""Hints that a file may be new: the kernel's events, by watchdog. They hasten a scan and are never needed.
+"""FileEvents that a file may be new: the kernel's events, by watchdog. They hasten a scan and are never needed.
 
 Knows watchdog and its weak spots: events are lost without a word when there are too many, when the folder is
 replaced, or when its thread dies. So what is kept is bounded, and the camera's loop scans whatever happens.
@@ -32,7 +32,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
 _MOST = 10_000  # paths kept between two looks; more than this, and a scan is the cheaper answer
 
 
-class Hints(NamedTuple):
+class FileEvents(NamedTuple):
     """What the events said since the last look."""
 
     closed: frozenset[str] = frozenset()  # complete: closed after writing, or renamed into place
@@ -41,11 +41,11 @@ class Hints(NamedTuple):
     overflow: bool = False  # there were too many to keep
 
 
-NO_HINTS = Hints()
+NO_EVENTS = FileEvents()
 
 
-class Hinter(FileSystemEventHandler):
-    """Collects hints about one folder."""
+class FolderWatcher(FileSystemEventHandler):
+    """Collects events about one folder."""
 
     def __init__(self, folder: str) -> None:
         """Start watching. Raises OSError where the kernel refuses."""
@@ -65,8 +65,8 @@ class Hinter(FileSystemEventHandler):
             raise
 
     @classmethod
-    def watching(cls, folder: str) -> tuple[Hinter | None, str | None]:
-        """Return a hinter, or None and why there is none: a missing folder (no reason), or inotify's limits."""
+    def watching(cls, folder: str) -> tuple[FolderWatcher | None, str | None]:
+        """Return a watcher, or None and why there is none: a missing folder (no reason), or inotify's limits."""
         try:
             return cls(folder), None
         except (FileNotFoundError, NotADirectoryError):
@@ -89,16 +89,16 @@ class Hinter(FileSystemEventHandler):
         """End a wait."""
         self._news.set()
 
-    def take(self) -> Hints:
-        """Return the hints since the last call."""
+    def take(self) -> FileEvents:
+        """Return the events since the last call."""
         with self._lock:
             self._news.clear()
             touched = frozenset(self._touched - self._closed)
-            hints = Hints(frozenset(self._closed), touched, self._rescan, self._overflow)
+            events = FileEvents(frozenset(self._closed), touched, self._rescan, self._overflow)
             self._closed.clear()
             self._touched.clear()
             self._rescan = self._overflow = False
-        return hints
+        return events
 
     def close(self) -> None:
         """Stop watching."""

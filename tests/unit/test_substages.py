@@ -54,9 +54,9 @@ def stage(notes: list[str], **errors: ModelError) -> BibNumber:
             Noting(name, notes, errors.get(name)),
             BibLines(BibLinesOptions()),
         )
-        for name in ("own", "detector", "second")
+        for name in ("own", "detector", "second_model")
     )
-    own.further = {"detector": detector, "second": second}
+    own.substages = {"detector": detector, "second_model": second}
     return own
 
 
@@ -64,11 +64,11 @@ def test_all_of_them_are_warmed_up_once() -> None:
     notes: list[str] = []
     stage(notes).warm_up()
     assert sorted(notes) == sorted(
-        f"{name} {what}" for name in ("own", "detector", "second") for what in ("loaded", "asked")
+        f"{name} {what}" for name in ("own", "detector", "second_model") for what in ("loaded", "asked")
     )
 
 
-@pytest.mark.parametrize("name", ["own", "detector", "second"])
+@pytest.mark.parametrize("name", ["own", "detector", "second_model"])
 def test_one_that_cannot_answer_is_told(name: str) -> None:
     with pytest.raises(ModelError, match="the model fell over"):
         stage([], **{name: ModelError("the model fell over")}).warm_up()
@@ -85,7 +85,7 @@ def test_only_the_own_model_is_waited_for() -> None:
 def test_with_the_stage_they_come_and_go() -> None:
     notes: list[str] = []
     with stage(notes) as made:
-        assert sorted(notes) == ["detector loaded", "own loaded", "second loaded"]
+        assert sorted(notes) == ["detector loaded", "own loaded", "second_model loaded"]
         made.load()
         notes.clear()
-    assert sorted(notes) == ["detector closed", "own closed", "second closed"]
+    assert sorted(notes) == ["detector closed", "own closed", "second_model closed"]

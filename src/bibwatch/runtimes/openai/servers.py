@@ -26,7 +26,7 @@ from bibwatch.errors import (
     ModelUnreachableError,
     one_line,
 )
-from bibwatch.runtimes.chat_completions import ChatServer, Reply
+from bibwatch.runtimes.openai.chat_completions import ChatReply, ChatServer
 
 log = structlog.get_logger()
 
@@ -62,11 +62,11 @@ class Servers:
         self._changed = threading.Condition()
         self._closed = threading.Event()
 
-    def ask(self, body: bytes, most_tokens: int) -> Reply:
+    def ask(self, body: bytes, most_tokens: int) -> ChatReply:
         """Send a request to one server, or, if that cannot answer now, to another. Raises ModelError."""
         failed: _Failed = {}
 
-        def once() -> Reply:
+        def once() -> ChatReply:
             member = self._take(failed)
             held = True
             error: ModelError | None = None

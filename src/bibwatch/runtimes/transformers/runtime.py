@@ -14,27 +14,19 @@ from PIL import Image
 
 from bibwatch.errors import ConfigurationError, ModelUnavailableError, one_line
 from bibwatch.runtimes import checkpoints
-from bibwatch.runtimes.base import BoxConvention, Constraint, Finish, ModelOptions, Prediction, Token
-from bibwatch.runtimes.batches import BatchRuntime
-from bibwatch.runtimes.constraints import Forms
+from bibwatch.runtimes.base import BoxConvention, Constraint, FinishReason, ModelOptions, Prediction, Token
 from bibwatch.runtimes.devices import AcceleratorDevice, free_memory, is_out_of_memory
-from bibwatch.runtimes.families import Family, family_of
-from bibwatch.runtimes.hf_model import HfModel, places
-from bibwatch.runtimes.hf_options import (
-    TransformersModelType,
+from bibwatch.runtimes.generative import BatchRuntime
+from bibwatch.runtimes.grammars import GrammarCompiler
+from bibwatch.runtimes.hub import not_installed
+from bibwatch.runtimes.transformers.families import Family, family_of
+from bibwatch.runtimes.transformers.model import HfModel, places
+from bibwatch.runtimes.transformers.options import (
     TransformersPromptStyle,
     VisionHfTransformersOptions,
 )
-from bibwatch.runtimes.hub import not_installed
-from bibwatch.runtimes.sampling import Chance, Probabilities
-from bibwatch.runtimes.sharing import Shared
-
-__all__ = [
-    "TransformersModelType",
-    "TransformersPromptStyle",
-    "VisionHfTransformers",
-    "VisionHfTransformersOptions",
-]
+from bibwatch.runtimes.transformers.sampling import Probabilities, SeededSampler
+from bibwatch.runtimes.transformers.sharing import Shared
 
 log = structlog.get_logger()
 
@@ -60,7 +52,7 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         self._key: Hashable = None
         self._family: Family | None = None
         self._size: dict[str, int] | None = None
-        self._forms: Forms | None = None
+        self._grammars: GrammarCompiler | None = None
         self._most = options.batch_size  # pictures that the device's memory holds at once, as far as is known
 
     @property
@@ -161,7 +153,7 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
             raise ConfigurationError(f"{where} takes no picture{told}: {one_line(exc)}") from exc
 
     def _let_go(self) -> None:
-        self._loaded = self._forms = None
+        self._loaded = self._grammars = None
         if last := _MODELS.give_back(self._key):
             last.close()
 
@@ -199,7 +191,7 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
             processors.append(self._form(loaded, constraint, len(images)))
         if options.temperature > 0:
             processors.append(
-                Chance(len(images), temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+                SeededSampler(len(images), temperature=options.temperature, top_p=options.top_p, seed=options.seed)
             )
         inputs = self._inputs(images, prompt).to(model.device, dtype=model.dtype)
         with torch.inference_mode():
@@ -236,9 +228,9 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         )
 
     def _form(self, loaded: HfModel, constraint: Constraint, replies: int) -> Any:
-        if self._forms is None:
-            self._forms = Forms(_tokenizer(loaded), _ends(loaded), extra="local")
-        return self._forms.form(constraint, replies)
+        if self._grammars is None:
+            self._grammars = GrammarCompiler(_tokenizer(loaded), _ends(loaded), extra="local")
+        return self._grammars.matcher(constraint, replies)
 
     def _stops(self, loaded: HfModel) -> dict[str, Any]:
         stop = list(self.options.stop)
@@ -247,11 +239,11 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
     def _prediction(self, loaded: HfModel, ids: list[int], logprobs: list[float]) -> Prediction:
         ends = _ends(loaded)
         length = next((place for place, token in enumerate(ids) if token in ends), None)
-        ids, finish = (ids, Finish.LENGTH) if length is None else (ids[:length], Finish.STOP)
+        ids, finish = (ids, FinishReason.LENGTH) if length is None else (ids[:length], FinishReason.STOP)
         texts = checkpoints.token_texts(ids, self._decode)
         return Prediction(
             text="".join(texts),
-            finish=finish,
+            finish_reason=finish,
             tokens=tuple(map(Token, texts, logprobs[: len(ids)])),
             device=loaded.device,
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bibwatch import drawing, reading
+from bibwatch import drawing, recognition
 from bibwatch.errors import ModelError, PhotoGoneError, PhotoOversizedError, PhotoUndecodableError
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.interpreters.plain_text import PlainText
@@ -55,8 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said(answer: reading.Answer | Exception) -> object:
-    return reading.reason(answer) if isinstance(answer, Exception) else answer[1].output
+def said(answer: recognition.ReadResult | Exception) -> object:
+    return recognition.reason(answer) if isinstance(answer, Exception) else answer[1].output
 
 
 @given(
@@ -66,7 +66,7 @@ def said(answer: reading.Answer | Exception) -> object:
 def test_each_file_has_its_own_answer_in_order(folder: Path, names: list[str], batch_size: int) -> None:
     stage = measuring(batch_size)
     paths = [str(folder / name) for name in names]
-    answers = list(reading.read(stage, iter(paths), LIMITS))
+    answers = list(recognition.read(stage, iter(paths), LIMITS))
     assert [path for path, _ in answers] == paths
     for name, (_, answer) in zip(names, answers, strict=True):
         if name.startswith("1") and name != "13.jpg":
@@ -95,7 +95,7 @@ def test_a_file_is_opened_when_its_batch_is_due(folder: Path) -> None:
             asked.append(name)
             yield str(folder / name)
 
-    answers = reading.read(measuring(), paths(), LIMITS)
+    answers = recognition.read(measuring(), paths(), LIMITS)
     next(answers)
     assert asked == ["10.jpg", "11.jpg"]
 
@@ -107,7 +107,7 @@ def test_photos_are_prepared_and_what_that_raises_is_their_own(folder: Path) -> 
         return replace(photo, image=photo.image.resize((5, 5)))
 
     paths = [str(folder / name) for name in ("10.jpg", "11.jpg")]
-    answers = [answer for _, answer in reading.read(measuring(), paths, LIMITS, prepare)]
+    answers = [answer for _, answer in recognition.read(measuring(), paths, LIMITS, prepare)]
     assert list(map(said, answers)) == ["too narrow", {"wide": 5}]
 
 
@@ -115,20 +115,20 @@ def test_photos_are_prepared_and_what_that_raises_is_their_own(folder: Path) -> 
 def test_the_limits_hold(folder: Path, limits: dict[str, int], encode: Callable[..., bytes]) -> None:
     (folder / "small.png").write_bytes(encode(Image.new("1", (10, 8)), "PNG"))
     paths = [str(folder / name) for name in ("small.png", "11.jpg")]
-    (_, small), (_, large) = reading.read(measuring(), paths, ImageLimits(**limits))
+    (_, small), (_, large) = recognition.read(measuring(), paths, ImageLimits(**limits))
     assert said(small) == {"wide": 10}
     assert isinstance(large, PhotoOversizedError)
 
 
 def test_batches_are_the_models(folder: Path) -> None:
     names = ["10.jpg", "gone.jpg", "text.jpg"]
-    batches = list(reading.batches(measuring(2), [str(folder / name) for name in names], LIMITS))
+    batches = list(recognition.batches(measuring(2), [str(folder / name) for name in names], LIMITS))
     assert [[Path(path).name for path, _ in batch] for batch in batches] == [names[:2], names[2:]]
     kinds = [type(photo) for batch in batches for _, photo in batch]
     assert kinds == [Photo, PhotoGoneError, PhotoUndecodableError]
 
 
 def test_a_reason_is_one_line() -> None:
-    assert reading.reason(PhotoGoneError("not\nthere")) == "gone: not there"
-    assert reading.reason(ModelError("x" * 1000)) == "x" * 500
-    assert reading.reason(KeyError()) == "KeyError"
+    assert recognition.reason(PhotoGoneError("not\nthere")) == "gone: not there"
+    assert recognition.reason(ModelError("x" * 1000)) == "x" * 500
+    assert recognition.reason(KeyError()) == "KeyError"

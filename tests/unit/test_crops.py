@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from bibwatch.domain.box import Box
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
 from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
 from bibwatch.registry import Registry
-from bibwatch.runtimes.base import Box, BoxConvention, Finish, Frame, Gives, Prediction, TextLine, Token
-from bibwatch.stages import bib_number, rereading
+from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, FinishReason, OutputKind, Prediction, TextLine, Token
+from bibwatch.stages import bib_number, crops
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.stages.bib_number import BibNumber
 from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
@@ -30,13 +31,13 @@ def line(text: str, score: float, *box: float) -> TextLine:
 
 
 def lines(*found: TextLine) -> Prediction:
-    return Prediction(lines=found, finish=Finish.STOP)
+    return Prediction(lines=found, finish_reason=FinishReason.STOP)
 
 
 def says(*bibs: str, sure: float = 1.0) -> Prediction:
     """Reply with bibs, all of them so sure."""
     text = '{"bibs":[' + ",".join(f'{{"number":"{bib}"}}' for bib in bibs) + "]}"
-    return Prediction(text=text, tokens=(Token(text, math.log(sure)),), finish=Finish.STOP)
+    return Prediction(text=text, tokens=(Token(text, math.log(sure)),), finish_reason=FinishReason.STOP)
 
 
 def reading(bib: str, confidence: float = 0.9, box: Box | None = None) -> Reading:
@@ -50,7 +51,7 @@ sides = st.integers(200, 6000)
 
 @given(sides, sides, st.integers(100, 1500))
 def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: int) -> None:
-    found = rereading.tiles(photo(width, height, scale=8), side)
+    found = crops.tiles(photo(width, height, scale=8), side)
     if max(width, height) <= 2 * side:
         assert found == []
         return
@@ -66,8 +67,8 @@ def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: in
 @given(st.floats(0, 600), st.floats(0, 400), st.floats(4, 200), st.floats(4, 100), st.sampled_from([1, 2, 4]))
 def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height: float, scale: int) -> None:
     whole = photo(800, 600, scale=scale)
-    part = rereading.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, rereading.OF_A_READER)
-    cut = rereading.cut(whole, part)
+    part = crops.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, crops.OF_A_READER)
+    cut = crops.cut(whole, part)
     assert part.x1 <= x
     assert part.y2 >= min(600, y + height)
     assert abs(cut.width - (part.x2 - part.x1)) <= 2 * scale
@@ -76,10 +77,10 @@ def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height:
 
 def test_a_reading_of_a_part_is_where_it_is_in_the_photo() -> None:
     part = Box(100, 50, 300, 150)
-    assert rereading.placed(reading("1", box=Box(10, 20, 30, 40)), part, None).box == Box(110, 70, 130, 90)
+    assert crops.placed(reading("1", box=Box(10, 20, 30, 40)), part, None).box == Box(110, 70, 130, 90)
     box = Box(120, 60, 200, 100)
-    assert rereading.placed(reading("1"), part, box).box == box
-    lost = rereading.placed(reading("1"), part, None)
+    assert crops.placed(reading("1"), part, box).box == box
+    lost = crops.placed(reading("1"), part, None)
     assert (lost.box, lost.verdict) == (None, Verdict.REVIEW)
 
 
@@ -88,32 +89,32 @@ def test_a_reading_of_a_part_is_where_it_is_in_the_photo() -> None:
 
 def test_a_number_seen_twice_in_one_place_is_one() -> None:
     near, far = Box(0, 0, 100, 50), Box(500, 0, 600, 50)
-    found = rereading.merged([reading("42", 0.6, near), reading("42", 0.9, near.scaled(1.1)), reading("42", 0.5, far)])
+    found = crops.merged([reading("42", 0.6, near), reading("42", 0.9, near.scaled(1.1)), reading("42", 0.5, far)])
     assert [(each.confidence, each.box) for each in found] == [(0.9, near.scaled(1.1)), (0.5, far)]
 
 
 def test_a_reading_without_a_box_gets_that_of_its_twin() -> None:
     box = Box(0, 0, 100, 50)
-    (found,) = rereading.merged([reading("42", 0.9), reading("42", 0.6, box)])
+    (found,) = crops.merged([reading("42", 0.9), reading("42", 0.6, box)])
     assert (found.confidence, found.box) == (0.9, box)
 
 
 def test_a_number_that_was_cut_off_is_not_another_bib() -> None:
     box = Box(0, 0, 100, 50)
-    found = rereading.merged([reading("123", 0.99, Box(0, 0, 75, 50)), reading("1234", 0.6, box)])
+    found = crops.merged([reading("123", 0.99, Box(0, 0, 75, 50)), reading("1234", 0.6, box)])
     assert [each.bib for each in found] == ["1234"]
-    assert len(rereading.merged([reading("123", 0.99, Box(500, 0, 575, 50)), reading("1234", 0.6, box)])) == 2
+    assert len(crops.merged([reading("123", 0.99, Box(500, 0, 575, 50)), reading("1234", 0.6, box)])) == 2
 
 
 def test_a_number_that_may_have_been_cut_off_is_for_review() -> None:
     """Where it is not known where they are, `123` may be a part of `1234`; another look at it changes nothing."""
-    found = rereading.merged([reading("123", 0.99), reading("1234", 0.99), reading("123", 0.98)])
+    found = crops.merged([reading("123", 0.99), reading("1234", 0.99), reading("123", 0.98)])
     assert {each.bib: each.verdict for each in found} == {"1234": Verdict.ACCEPTED, "123": Verdict.REVIEW}
 
 
 @given(st.lists(st.builds(reading, st.sampled_from(["1", "12", "123", "7"]), st.floats(0, 1)), max_size=8))
 def test_no_number_is_lost_and_none_is_made_up(readings: list[Reading]) -> None:
-    found = rereading.merged(readings)
+    found = crops.merged(readings)
     assert {each.bib for each in found} == {each.bib for each in readings}
     for each in found:
         assert each.confidence == max(other.confidence for other in readings if other.bib == each.bib)
@@ -124,9 +125,11 @@ def test_no_number_is_lost_and_none_is_made_up(readings: list[Reading]) -> None:
 
 def cascade(first: Prediction, *second: Prediction) -> Any:
     """Make a stage of an OCR and a second model that is asked where it is unsure."""
-    stage = scripted(BibNumber, BibLines, first, gives=Gives.LINES)
-    stage.further = {
-        "second": scripted(BibNumber, BibJson, *(second or (says(),)), gives=Gives.TEXT, model={"name": "better"})
+    stage = scripted(BibNumber, BibLines, first, output_kind=OutputKind.LINES)
+    stage.substages = {
+        "second_model": scripted(
+            BibNumber, BibJson, *(second or (says(),)), output_kind=OutputKind.TEXT, model={"name": "better"}
+        )
     }
     return stage
 
@@ -138,7 +141,7 @@ SURE = line("731", 0.99, 300, 100, 400, 140)
 def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     stage = cascade(lines(UNSURE, SURE), says("1042"))
     (outcome,) = stage.read([photo()])
-    asked = stage.further["second"].runtime
+    asked = stage.substages["second_model"].runtime
     assert isinstance(asked, ScriptedRuntime)
     assert [picture.size for picture in asked.pictures] == [(120, 60)]  # the bib and a margin
     found = {each.bib: each for each in outcome.readings}
@@ -168,7 +171,7 @@ def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
         says("1042", sure=0.3),
         Prediction(error=ModelError("fell over")),
         Prediction(error=ModelUnavailableError("away")),
-        Prediction(text="no idea", finish=Finish.STOP),
+        Prediction(text="no idea", finish_reason=FinishReason.STOP),
     ],
 )
 def test_a_second_model_that_is_of_no_help_changes_nothing(second: Prediction) -> None:
@@ -180,13 +183,13 @@ def test_a_second_model_that_is_of_no_help_changes_nothing(second: Prediction) -
 def test_nobody_is_asked_when_there_is_no_doubt() -> None:
     stage = cascade(lines(SURE))
     list(stage.read([photo(), photo()]))
-    assert stage.further["second"].runtime.pictures == []
+    assert stage.substages["second_model"].runtime.pictures == []
 
 
 def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
     stages = {"bib_number": {"second_model_options": "smol_vllm", "model_interpreter_options": {"pattern": "9.."}}}
     stage = Registry(stages=stages).stage("bib_number", "rapidocr")
-    second = stage.further["second"].options
+    second = stage.substages["second_model"].options
     assert second.model_options.name == "smol-vllm"
     assert second.model_interpreter_options.model_dump(mode="json")["pattern"] == "9.."
     assert stage.options.fingerprint() != Registry().stage("bib_number", "rapidocr").options.fingerprint()
@@ -200,7 +203,7 @@ def test_a_second_model_that_breaks_down_costs_nothing() -> None:
         def predict_batch(self, *_: Any, **__: Any) -> Iterator[Prediction]:
             raise ConfigurationError("preset better: out of order")
 
-    stage.further["second"].runtime = Broken(stage.further["second"].runtime.options, ())
+    stage.substages["second_model"].runtime = Broken(stage.substages["second_model"].runtime.options, ())
     with capture_logs() as logs:
         for _ in range(2):
             (outcome,) = stage.read([photo()])
@@ -212,9 +215,9 @@ def test_a_second_model_that_breaks_down_costs_nothing() -> None:
 
 
 def vlm(*predictions: Prediction, detected: Prediction | None = None, **options: Any) -> Any:
-    stage = scripted(BibNumber, BibJson, *predictions, gives=Gives.TEXT, **options)
+    stage = scripted(BibNumber, BibJson, *predictions, output_kind=OutputKind.TEXT, **options)
     if detected:
-        stage.further = {"detector": scripted(BibNumber, BibLines, detected, gives=Gives.LINES)}
+        stage.substages = {"detector": scripted(BibNumber, BibLines, detected, output_kind=OutputKind.LINES)}
     return stage
 
 
@@ -224,7 +227,7 @@ def test_parts_are_read_again_where_the_detector_sees_a_number() -> None:
     assert [each.bib for each in outcome.readings] == ["1042", "731"]
     for each, place in zip(outcome.readings, (UNSURE.box, SURE.box), strict=True):
         assert each.box
-        assert rereading.same_place(each.box, place)
+        assert crops.same_place(each.box, place)
 
 
 def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
@@ -285,9 +288,11 @@ def test_a_neighbour_seen_in_a_doubtful_part_is_no_second_bib() -> None:
 
 
 def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = scripted(BibNumber, BibLines, lines(UNSURE), lines(), lines(SURE, UNSURE), gives=Gives.LINES)
-    second = scripted(BibNumber, BibJson, says("1042"), says("17"), gives=Gives.TEXT, model={"batch_size": 4})
-    first.further = {"second": second}
+    first = scripted(BibNumber, BibLines, lines(UNSURE), lines(), lines(SURE, UNSURE), output_kind=OutputKind.LINES)
+    second = scripted(
+        BibNumber, BibJson, says("1042"), says("17"), output_kind=OutputKind.TEXT, model={"batch_size": 4}
+    )
+    first.substages = {"second_model": second}
     read, together = second.read, []
 
     def counted(parts: list[Photo]) -> Iterator[Outcome]:
@@ -302,7 +307,9 @@ def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monke
 
 def test_a_second_look_and_a_second_model_go_together() -> None:
     stage = vlm(says(), says("1042", sure=0.6), detected=lines(UNSURE))
-    stage.further["second"] = scripted(BibNumber, BibJson, says("1042"), gives=Gives.TEXT, model={"name": "better"})
+    stage.substages["second_model"] = scripted(
+        BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"}
+    )
     (outcome,) = stage.read([photo()])
     assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.ACCEPTED, "better")]
 
@@ -337,8 +344,8 @@ def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
     box = {"number": "1042", "box": [200, 200, 300, 250]}
     own = Prediction(
         text=json.dumps({"bibs": [box]}),
-        finish=Finish.STOP,
-        frame=Frame(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
+        finish_reason=FinishReason.STOP,
+        coordinates=CoordinateSpace(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
     )
     stage = vlm(own, says("1042"), says("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), SURE))
     (outcome,) = stage.read([photo()])
@@ -350,5 +357,5 @@ def test_one_bad_part_costs_nothing_else() -> None:
     stage = vlm(says("88"), Prediction(error=ModelError("fell over")), says("731"), detected=lines(UNSURE, SURE))
     with capture_logs() as logs:
         (outcome,) = stage.read([photo()])
-    assert [(entry["event"], entry["parts"], entry["of"]) for entry in logs] == [("parts.failed", 1, 2)]
+    assert [(entry["event"], entry["parts"], entry["of"]) for entry in logs] == [("crops.failed", 1, 2)]
     assert {each.bib for each in outcome.readings} == {"88", "731"}

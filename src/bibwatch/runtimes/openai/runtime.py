@@ -9,170 +9,23 @@ import base64
 import io
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
-from pydantic import Field, JsonValue, field_validator
 
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.runtimes.base import Constraint, ModelOptions, Prediction
-from bibwatch.runtimes.batches import FEW, BatchRuntime, GenerativeOptions
+from bibwatch.runtimes.generative import FEW, BatchRuntime
+from bibwatch.runtimes.openai.options import COMPLETIONS, Address, VisionOpenAILikeApiOptions
 
 if TYPE_CHECKING:
-    from bibwatch.runtimes.chat_completions import ChatServer
-    from bibwatch.runtimes.servers import Servers
-
-_COMPLETIONS = "/chat/completions"
-_PORTS = {"http": 80, "https": 443}
-_KNOCK_SECONDS = 0.3
-_OWN = {"messages", "model", "stream"}  # of a request; nobody else may set them
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a server is, by the URL a user wrote."""
-
-    url: str
-
-    @property
-    def place(self) -> str:
-        """Host and port."""
-        host, port = self._host_and_port
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def service(self, path: str) -> str:
-        """Return the URL of one of the server's services, such as `/chat/completions`."""
-        parts = urlsplit(self.url)
-        base = parts.path.rstrip("/").removesuffix(_COMPLETIONS)
-        return parts._replace(path=base + path).geturl()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine."""
-        host = self._host_and_port[0]
-        try:
-            return ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-    def answers(self) -> bool:
-        """Tell whether anybody listens there."""
-        try:
-            socket.create_connection(self._host_and_port, timeout=_KNOCK_SECONDS).close()
-        except OSError:
-            return False
-        return True
-
-    @property
-    def _host_and_port(self) -> tuple[str, int]:
-        parts = urlsplit(self.url)
-        return parts.hostname or "", parts.port or _PORTS[parts.scheme]
-
-
-class VisionOpenAILikeApiOptions(GenerativeOptions):
-    """A model on a server. Photos are sent to `api_url` and nowhere else; writing it is the consent."""
-
-    hardware_fields: ClassVar[frozenset[str]] = GenerativeOptions.hardware_fields | {
-        "api_url",  # another server with the same model gives the same answers
-        "api_key_file",
-        "ca_file",
-        "timeout_seconds",
-        "connect_seconds",
-        "concurrency",
-        "retries",
-    }
-
-    kind: Literal["vision_openailike_api"] = "vision_openailike_api"
-    api_url: str | tuple[str, ...] = Field(
-        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is taken as it is. A list of "
-        "them: servers with the same model, of which the least busy is asked."
-    )
-    model_name: str = Field(min_length=1, description="The name the server knows the model by.")
-    api_key_file: Path | None = Field(
-        default=None, description="File with the key; ${CREDENTIALS_DIRECTORY} in it is replaced."
-    )
-    ca_file: Path | None = Field(
-        default=None, description="File with the certificates (PEM) to trust, for a server with one of your own."
-    )
-    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Seconds an answer may take.")
-    connect_seconds: float = Field(default=5, gt=0, le=86400, description="Seconds a connection may take.")
-    concurrency: int = Field(default=8, ge=1, le=256, description="Requests under way at once, at each server.")
-    retries: int = Field(
-        default=2,
-        ge=0,
-        le=10,
-        description="Further tries of a request before the photo waits, or another server is asked.",
-    )
-    longest_side: int | None = Field(
-        default=1536, ge=32, description="Photos are made smaller than this many pixels before they are sent."
-    )
-    jpeg_quality: int = Field(default=90, ge=1, le=100, description="Of the pictures that are sent.")
-    logprobs: bool = Field(default=True, description="Ask how sure the model is of each token; some servers tell.")
-    structured: Literal["response_format", "structured_outputs"] = Field(
-        default="response_format",
-        description="How a reply is held to a form: OpenAI's way (JSON only), or vLLM's (patterns too).",
-    )
-    extra_body: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Added to every request last, over what is there: what a server takes beyond."
-    )
-
-    @field_validator("api_url")
-    @classmethod
-    def _are_urls(cls, api_url: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        urls = (api_url,) if isinstance(api_url, str) else api_url
-        for url in urls:
-            _check_url(url)
-        if not urls:
-            raise ValueError("the list names no server")
-        if len({Address(url).service("") for url in urls}) < len(urls):
-            raise ValueError("the same server is named twice")
-        return api_url
-
-    @field_validator("extra_body")
-    @classmethod
-    def _leaves_ours(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if taken := sorted(_OWN & body.keys()):
-            raise ValueError(f"may not set {', '.join(taken)}: bibwatch does")
-        return body
-
-    @property
-    def model(self) -> str:
-        return self.model_name
-
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        """One for each server."""
-        urls = (self.api_url,) if isinstance(self.api_url, str) else self.api_url
-        return tuple(Address(url) for url in urls)
-
-    @property
-    def place(self) -> str:
-        """Host and port of each server; a prediction names the one that made it as its device."""
-        return ", ".join(address.place for address in self.addresses)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all servers are on this machine."""
-        return all(address.is_local for address in self.addresses)
-
-    @property
-    def is_elsewhere(self) -> bool:
-        return not self.is_local
-
-    def obstacle(self) -> str | None:
-        """Knock at servers on this machine; others are not asked unless there is something to read."""
-        if self.refused or not self.is_local or any(address.answers() for address in self.addresses):
-            return self.refused
-        return f"no server answers at {self.place}"
+    from bibwatch.runtimes.openai.chat_completions import ChatServer
+    from bibwatch.runtimes.openai.servers import Servers
 
 
 class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
@@ -190,7 +43,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         """Read the key and make the clients; the network is not touched yet."""
         if self._servers is not None:
             return
-        from bibwatch.runtimes.servers import Servers
+        from bibwatch.runtimes.openai.servers import Servers
 
         options = self.options
         servers = [self.server(address) for address in options.addresses]
@@ -200,7 +53,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     def server(self, address: Address) -> ChatServer:
         """Return a client for one of the servers. Raises ConfigurationError for a key or certificates that are none."""
-        from bibwatch.runtimes.chat_completions import Access, ChatServer
+        from bibwatch.runtimes.openai.chat_completions import Access, ChatServer
 
         options = self.options
         access = Access(
@@ -213,7 +66,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             proxies=not address.is_local,
         )
         return ChatServer(
-            address.service(_COMPLETIONS),
+            address.service(COMPLETIONS),
             address.service("/models"),
             name=options.name,
             place=address.place,
@@ -278,7 +131,11 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         except Exception as exc:  # noqa: BLE001  # whatever goes wrong is this image's error, not its neighbours'
             return Prediction(device=device, error=ModelError(f"{self.options.name}: {one_line(exc)}"))
         return Prediction(
-            text=reply.text, finish=reply.finish, tokens=reply.tokens, usage=reply.usage, device=reply.place
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+            tokens=reply.tokens,
+            usage=reply.usage,
+            device=reply.place,
         )
 
     def _request(self, image: Image.Image, prompt: str) -> dict[str, Any]:
@@ -340,16 +197,6 @@ def _data_url(image: Image.Image, quality: int) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _check_url(url: str) -> None:
-    """Raise ValueError for what is no address of a server."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise ValueError("a password does not belong into the URL; put the key into a file and set api_key_file")
-    _ = parts.port  # raises ValueError itself for one that is none
 
 
 def _expanded(path: Path) -> Path:

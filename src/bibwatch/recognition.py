@@ -15,13 +15,13 @@ from bibwatch.images import ImageLimits, Photo
 from bibwatch.stages.base import Outcome, Stage
 
 _LENGTH = 500  # characters of a reason that are kept
-Answer = tuple[Photo, Outcome]  # the outcome has no error
+ReadResult = tuple[Photo, Outcome]  # the outcome has no error
 Prepare = Callable[[Photo], Photo] | None  # what is done with each photo before the stage sees it
 
 
 def read(
     stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, prepare: Prepare = None
-) -> Iterator[tuple[str, Answer | Exception]]:
+) -> Iterator[tuple[str, ReadResult | Exception]]:
     """Yield each path, in order, with its photo and what the stage made of it, or with why there is no answer."""
     for batch in batches(stage, paths, limits, prepare):
         outcomes = stage.read([photo for _, photo in batch if isinstance(photo, Photo)])

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bibwatch import reading, telemetry
+from bibwatch import logs, recognition
 from bibwatch.errors import BibwatchError, one_line
 from bibwatch.images import ImageLimits, Photo
 from bibwatch.registry import Registry
@@ -30,7 +30,7 @@ _KIB, _MB = 1024, 1e6
 
 
 @dataclass(frozen=True)
-class Answer:
+class CompareResult:
     """What a preset made of one file."""
 
     text: str = ""  # for a person
@@ -52,7 +52,7 @@ class Trial:
     together_seconds: float = 0.0  # for all photos, in batches
     memory_mb: float = 0.0
     cuda_memory_mb: float | None = None
-    answers: dict[str, Answer] = field(default_factory=dict)  # by path
+    answers: dict[str, CompareResult] = field(default_factory=dict)  # by path
     error: str | None = None
 
     @property
@@ -215,7 +215,7 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, and it ends this process
     os.dup2(2, 1)  # an engine's chatter must not come between the lines of --json
-    telemetry.set_up_logs("warning", "auto")
+    logs.set_up_logs("warning", "auto")
     try:
         sender.send(_trial(Registry(plugins).build(options), paths, limits, sender.send))
     except Exception as exc:  # noqa: BLE001  # whatever keeps a preset from running is its row in the table
@@ -227,10 +227,10 @@ def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: C
     start = time.perf_counter()
     stage.warm_up()
     load_seconds = time.perf_counter() - start
-    answers: dict[str, Answer] = {}
+    answers: dict[str, CompareResult] = {}
     devices: set[str] = set()
     alone = together = 0.0
-    for batch in reading.batches(stage, paths, limits):
+    for batch in recognition.batches(stage, paths, limits):
         photos = {path: photo for path, photo in batch if isinstance(photo, Photo)}
         if not devices:  # the first picture of real size takes longer than all others; nobody's turn is to pay for it
             list(stage.read(list(photos.values())[:1]))
@@ -239,7 +239,7 @@ def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: C
         alone += sum(_timed(stage, [photo])[0] for photo in photos.values())
         devices |= {outcome.device for outcome in outcomes if outcome.device}
         answers |= {
-            path: Answer(error=reading.reason(photo), unreadable=True)
+            path: CompareResult(error=recognition.reason(photo), unreadable=True)
             for path, photo in batch
             if not isinstance(photo, Photo)
         }
@@ -267,11 +267,13 @@ def _timed(stage: Stage[Any], photos: Iterable[Photo]) -> tuple[float, list[Outc
     return time.perf_counter() - start, outcomes
 
 
-def _answer(stage: Stage[Any], outcome: Outcome) -> Answer:
+def _answer(stage: Stage[Any], outcome: Outcome) -> CompareResult:
     if outcome.error is not None:
-        return Answer(error=reading.reason(outcome.error))
+        return CompareResult(error=recognition.reason(outcome.error))
     text = stage.text(outcome)
-    return Answer(text, tuple(sorted({bib.bib for bib in outcome.readings})) if outcome.output is None else (text,))
+    return CompareResult(
+        text, tuple(sorted({bib.bib for bib in outcome.readings})) if outcome.output is None else (text,)
+    )
 
 
 def _memory_mb() -> float:

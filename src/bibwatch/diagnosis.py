@@ -1,6 +1,6 @@
 """Whether a model can be asked, found out step by step and told in words.
 
-Knows what there is to find out about a model here and one on a server; asks it once, with a canary. Does not read
+Knows what there is to find out about a model here and one on a server; asks it once, with a probe. Does not read
 photos, and does not know how findings are shown.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from bibwatch.errors import BibwatchError, ModelBusyError, ModelFaultError, ModelNotServedError, ModelTimeoutError
 from bibwatch.registry import Registry
-from bibwatch.runtimes.openai_like import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
+from bibwatch.runtimes.openai import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.stages.base import Stage, StageOptions
 
 
@@ -41,7 +41,7 @@ def check(registry: Registry, options: StageOptions) -> Iterator[Finding]:
 
 
 def _check(stage: Stage[Any], address: Address | None) -> Iterator[Finding]:
-    steps: list[tuple[str, Callable[[], str]]] = [("load", lambda: _load(stage)), ("canary", lambda: _canary(stage))]
+    steps: list[tuple[str, Callable[[], str]]] = [("load", lambda: _load(stage)), ("probe", lambda: _probe(stage))]
     if isinstance(stage.runtime, VisionOpenAILikeApi) and address:
         runtime = stage.runtime
         steps[1:1] = [("server", lambda: _server(runtime, address))]
@@ -77,6 +77,6 @@ def _server(runtime: VisionOpenAILikeApi, address: Address) -> str:
     return f"lists {name}" if name in models else f"answers, but does not list {name}; it lists: {', '.join(models)}"
 
 
-def _canary(stage: Stage[Any]) -> str:
+def _probe(stage: Stage[Any]) -> str:
     stage.warm_up()
     return "answered"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _JSON = {"whitespace_pattern": " ?"}
 
 
-class Forms:
+class GrammarCompiler:
     """Makes forms for one tokenizer. Reading its vocabulary takes a second for a large one, so it is done once."""
 
     def __init__(self, tokenizer: Any, ends: Sequence[int], *, extra: str) -> None:
@@ -38,7 +38,7 @@ class Forms:
         except Exception as exc:
             raise ModelError(f"cannot hold replies to a form: {one_line(exc)}") from exc
 
-    def form(self, constraint: Constraint, replies: int) -> Form:
+    def matcher(self, constraint: Constraint, replies: int) -> GrammarMatcher:
         """Return the form that so many replies are to have. Raises ModelError for a constraint that is none."""
         from llguidance import LLMatcher
 
@@ -51,10 +51,10 @@ class Forms:
             raise ModelError(f"not a form for a reply: {one_line(exc)}") from exc
         if wrong := LLMatcher.validate_grammar(grammar, self._tokenizer):
             raise ModelError(f"not a form for a reply: {' '.join(wrong.split())}")
-        return Form([LLMatcher(self._tokenizer, grammar) for _ in range(replies)])
+        return GrammarMatcher([LLMatcher(self._tokenizer, grammar) for _ in range(replies)])
 
 
-class Form:
+class GrammarMatcher:
     """Follows the replies of one batch as they are written."""
 
     def __init__(self, matchers: Sequence[Any]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from bibwatch.domain.box import Box
 from bibwatch.images import Photo
-from bibwatch.runtimes.base import Box
 from bibwatch.stages.base import Reading, Verdict
 
 # How much around a box is looked at, on each side, as a share of its height: a detector's box is wide by itself, and

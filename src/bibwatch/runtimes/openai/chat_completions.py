@@ -34,7 +34,7 @@ from bibwatch.errors import (
     ModelUnreachableError,
     one_line,
 )
-from bibwatch.runtimes.base import Finish, Token, Usage
+from bibwatch.runtimes.base import FinishReason, Token, Usage
 from bibwatch.runtimes.tokens import tokens_of
 
 _MOST_BYTES = 16_000_000  # of a reply
@@ -50,7 +50,7 @@ _REFUSALS: tuple[tuple[Container[int], type[ModelError], str], ...] = (
     (range(500, 600), ModelFaultError, "failed"),
     (range(1000), ModelNotServedError, "does not take the request; is api_url right?"),
 )
-_FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ANY_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _MORE_EXACTLY = re.compile(r"-\d[-\d]*|[@:].*")  # what a server may add to a model's name: a date, a revision, a tag
 
@@ -98,7 +98,7 @@ class _Models(BaseModel):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What a server sent back, before anybody has looked into it."""
 
     status: int
@@ -107,11 +107,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """What a model answered."""
 
     text: str
-    finish: Finish
+    finish_reason: FinishReason
     tokens: tuple[Token, ...]
     usage: Usage | None
     place: str  # the server's
@@ -155,11 +155,11 @@ class ChatServer:
             verify=_trust(access.ca_file, self._where),
         )
 
-    def send(self, body: bytes) -> Answer:
+    def send(self, body: bytes) -> HttpAnswer:
         """Send one request, written as JSON, and return what comes back. Raises ModelUnavailableError."""
         return self._exchange("POST", self._url, body)
 
-    def read(self, answer: Answer, most_tokens: int) -> Reply:
+    def read(self, answer: HttpAnswer, most_tokens: int) -> ChatReply:
         """Return the reply in an answer. Raises ModelError, of the kind that fits.
 
         A reply of more than `most_tokens` is none: the server did not do what it was asked.
@@ -184,7 +184,7 @@ class ChatServer:
         """Close all connections."""
         self._client.close()
 
-    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> Answer:
+    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> HttpAnswer:
         """Return the whole answer within the time, however slowly the server drips."""
         seconds = self._access.timeout_seconds
         deadline = time.monotonic() + seconds
@@ -197,7 +197,7 @@ class ChatServer:
                         raise httpx.ReadTimeout("the reply drips", request=response.request)
                     if len(answer) > _MOST_BYTES:
                         raise ModelFaultError(f"{self._where}: a reply of over {_MOST_BYTES} bytes")
-                return Answer(response.status_code, bytes(answer), response.headers.get("Retry-After"))
+                return HttpAnswer(response.status_code, bytes(answer), response.headers.get("Retry-After"))
         except httpx.ConnectTimeout as exc:
             raise ModelUnreachableError(f"{self._where}: no connection within connect_seconds") from exc
         except httpx.TimeoutException as exc:
@@ -212,7 +212,7 @@ class ChatServer:
         except httpx.HTTPError as exc:
             raise ModelDisconnectedError(f"{self._where}: the connection broke ({self._said(exc)})") from exc
 
-    def _reply(self, body: bytes, most_tokens: int) -> Reply:
+    def _reply(self, body: bytes, most_tokens: int) -> ChatReply:
         try:
             completion = _Completion.model_validate_json(body)
         except ValidationError as exc:
@@ -223,17 +223,19 @@ class ChatServer:
         choice = completion.choices[0]
         reason = choice.finish_reason
         why = f"finish_reason {self._said(reason)}"
-        finish = _FINISH.get(reason or "", Finish.UNKNOWN)
+        finish = _FINISH.get(reason or "", FinishReason.UNKNOWN)
         text = self._masked(choice.message.content or "")
         usage = _usage(completion.usage)
         if reason in {"abort", "error"}:
             raise ModelFaultError(f"{self._where}: the server gave up on the answer ({why})")
-        if reason == "content_filter" or (not text and finish is not Finish.LENGTH):
+        if reason == "content_filter" or (not text and finish is not FinishReason.LENGTH):
             raise ModelReplyError(f"{self._where}: the answer has no text ({why})")
-        if usage and usage.written > most_tokens:
-            raise ModelReplyError(f"{self._where}: an answer of {usage.written} tokens where {most_tokens} are allowed")
+        if usage and usage.completion_tokens > most_tokens:
+            raise ModelReplyError(
+                f"{self._where}: an answer of {usage.completion_tokens} tokens where {most_tokens} are allowed"
+            )
         tokens = _tokens(text, choice.logprobs)
-        return Reply(text=text, finish=finish, tokens=tokens, usage=usage, place=self.place)
+        return ChatReply(text=text, finish_reason=finish, tokens=tokens, usage=usage, place=self.place)
 
     def _check_model(self, answered: str | None) -> None:
         """Raise ModelNotServedError if another model answered than was asked: its numbers would go by a wrong name."""
@@ -246,7 +248,7 @@ class ChatServer:
                 "if that is the one you want, name it in model_name"
             )
 
-    def _refusal(self, answer: Answer) -> ModelError:
+    def _refusal(self, answer: HttpAnswer) -> ModelError:
         """Return the error for an answer that is no reply."""
         status, said = answer.status, self._message(answer.body)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:

@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bibwatch.runtimes import quantization
 from bibwatch.runtimes.base import ModelOptions
 from bibwatch.runtimes.devices import AcceleratorDevice, Dtype, DtypeOption
-from bibwatch.runtimes.families import ModelFamily, family_of
 from bibwatch.runtimes.hub import HubOptions, folder_of
-from bibwatch.runtimes.quantization import Quantizer
+from bibwatch.runtimes.transformers import quantization
+from bibwatch.runtimes.transformers.families import ModelFamily, family_of
+from bibwatch.runtimes.transformers.quantization import Quantizer
 
 _COMPILERS = ("c++", "g++", "clang++")
 

@@ -36,7 +36,7 @@ class Probabilities:
             self._taken.append(self._offered.gather(1, sequences[:, -1:]))
 
 
-class Chance:
+class SeededSampler:
     """Draws tokens by their probabilities: the likeliest after this is one that was drawn.
 
     Each reply has a chance of its own that starts from the seed. So a picture gets the same answer whatever

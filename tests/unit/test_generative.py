@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from PIL import Image
 
-from bibwatch.runtimes.base import Constraint, Finish, ModelOptions, Prediction
-from bibwatch.runtimes.batches import BatchRuntime, GenerativeOptions
+from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, Prediction
+from bibwatch.runtimes.generative import BatchRuntime, GenerativeOptions
 
 
 class Options(GenerativeOptions):
@@ -30,7 +30,7 @@ class Sizes(BatchRuntime[Options]):
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> Sequence[Prediction]:
-        return [Prediction(text=f"{image.mode} {image.size}", finish=Finish.STOP) for image in images]
+        return [Prediction(text=f"{image.mode} {image.size}", finish_reason=FinishReason.STOP) for image in images]
 
 
 def file(width: int, height: int = 64, *, cut: bool = False) -> Image.Image:

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from bibwatch import images as pictures
 from bibwatch.errors import ModelError, ModelUnavailableError, one_line
-from bibwatch.runtimes.base import Constraint, Finish, Frame, ModelOptions, Prediction, Runtime
+from bibwatch.runtimes.base import Constraint, CoordinateSpace, FinishReason, ModelOptions, Prediction, Runtime
 from bibwatch.runtimes.tokens import tokens_of
 
 _ERROR_LENGTH = 300  # characters of an engine's message that are kept
@@ -98,7 +98,7 @@ class BatchRuntime(Runtime[OptionsT]):
         predictions = [
             Prediction(error=picture)
             if isinstance(picture, ModelError)
-            else replace(self._stopped(next(answers)), frame=self._frame(image.size, picture.size))
+            else replace(self._stopped(next(answers)), coordinates=self._coordinates(image.size, picture.size))
             for image, picture in zip(batch, ready, strict=True)
         ]
         seconds = (time.perf_counter() - start) / len(batch)
@@ -127,7 +127,7 @@ class BatchRuntime(Runtime[OptionsT]):
         if not ends:
             return answer
         text = answer.text[: min(ends)]
-        return replace(answer, text=text, tokens=tokens_of(text, answer.tokens), finish=Finish.STOP)
+        return replace(answer, text=text, tokens=tokens_of(text, answer.tokens), finish_reason=FinishReason.STOP)
 
     def _all_ready(self, batch: list[Image.Image]) -> list[Image.Image | ModelError]:
         distinct = {id(image): image for image in batch}  # no two threads may open the same file
@@ -146,5 +146,5 @@ class BatchRuntime(Runtime[OptionsT]):
         except Exception as exc:  # noqa: BLE001  # a picture that cannot be converted is its own error
             return ModelError(f"the picture cannot be made ready: {one_line(exc, _ERROR_LENGTH)}")
 
-    def _frame(self, given: tuple[int, int], sent: tuple[int, int]) -> Frame:
-        return Frame(self.options.boxes, *given, sent=sent, model_size=self.model_size(sent))
+    def _coordinates(self, given: tuple[int, int], sent: tuple[int, int]) -> CoordinateSpace:
+        return CoordinateSpace(self.options.boxes, *given, sent=sent, model_size=self.model_size(sent))

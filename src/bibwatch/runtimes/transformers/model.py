@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import structlog
 
 from bibwatch.errors import ConfigurationError, ModelUnavailableError, one_line
-from bibwatch.runtimes import attention, quantization
 from bibwatch.runtimes.devices import AcceleratorDevice, choose_device, free_memory, is_out_of_memory, torch_dtype
-from bibwatch.runtimes.hf_options import TransformersModelType, VisionHfTransformersOptions
+from bibwatch.runtimes.transformers import attention, quantization
+from bibwatch.runtimes.transformers.options import TransformersModelType, VisionHfTransformersOptions
 
 log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bibwatch.ingest import hints
-from bibwatch.ingest.hints import Hinter
+from bibwatch.ingest import folder_watcher
+from bibwatch.ingest.folder_watcher import FolderWatcher
 
 
 def instances() -> int:
@@ -25,7 +25,7 @@ def test_a_missing_folder_costs_nothing(tmp_path: Path) -> None:
     """It is tried again at every scan, for hours."""
     before = instances()
     for _ in range(5):
-        assert Hinter.watching(str(tmp_path / "missing")) == (None, None)
+        assert FolderWatcher.watching(str(tmp_path / "missing")) == (None, None)
     assert instances() == before
 
 
@@ -33,11 +33,11 @@ def test_a_folder_that_goes_costs_nothing(tmp_path: Path) -> None:
     before = instances()
     for _ in range(5):
         (tmp_path / "drop").mkdir()
-        hinter, _ = Hinter.watching(str(tmp_path / "drop"))
-        assert hinter
+        watcher, _ = FolderWatcher.watching(str(tmp_path / "drop"))
+        assert watcher
         assert instances() == before + 1
         (tmp_path / "drop").rmdir()
-        hinter.close()
+        watcher.close()
     assert instances() == before
 
 
@@ -45,5 +45,5 @@ def test_the_kernels_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse() -> None:
         raise OSError(24, "inotify instance limit reached")
 
-    monkeypatch.setattr(hints, "Observer", refuse)
-    assert Hinter.watching(str(tmp_path)) == (None, "inotify instance limit reached")
+    monkeypatch.setattr(folder_watcher, "Observer", refuse)
+    assert FolderWatcher.watching(str(tmp_path)) == (None, "inotify instance limit reached")

@@ -1,0 +1,57 @@
+"""What a model saw that may be a bib, before anybody judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bibwatch.domain.box import Box
+
+MOST = 200  # candidates kept per image; a page of print has more lines than a finish line has runners
+
+
+class Look(StrEnum):
+    """Which look at a photo saw a candidate."""
+
+    PHOTO = "photo"  # the model, at the whole photo
+    CROP = "crop"  # the same model, at a part where a bib seems to be
+    TILE = "tile"  # the same model, at one of the overlapping tiles of a large photo
+    DETECTOR = "detector"  # the OCR that finds where a model should look again
+    SECOND_MODEL = "second_model"  # another model, asked about what the first was unsure of
+    EARLIER_VERSION = "earlier_version"  # carried over from readings made before candidates were kept
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A line or value that may be part of a bib; the box is in pixels of the upright photo at full size."""
+
+    text: str  # as it was seen
+    score: float  # how sure the model was of the text, 0 to 1
+    box: Box | None = None
+    look: Look = Look.PHOTO
+    model: str | None = None  # where it was another than the stage's own
+    edge_distance: float | None = None  # from the box to the photo's nearest edge, as a share of that side
+    alternatives: tuple[str, ...] = ()  # other ways to take the text, best first
+    beside: str | None = None  # the letter or word next to it
+    doubt: str | None = None  # what speaks against it in the reply itself
+
+
+@dataclass(frozen=True)
+class LookTaken:
+    """One look at a photo or at a part of it: evidence even where it saw nothing."""
+
+    look: Look
+    candidates: int  # how many it saw
+    box: Box | None = None  # the part looked at; None: the whole photo
+    model: str | None = None
+    error: str | None = None
+
+
+def best(candidates: Iterable[Candidate]) -> tuple[tuple[Candidate, ...], int]:
+    """Return the `MOST` candidates with the highest scores, in their order, and how many were left out."""
+    found = tuple(candidates)
+    if len(found) <= MOST:
+        return found, 0
+    kept = sorted(range(len(found)), key=lambda index: -found[index].score)[:MOST]
+    return tuple(found[index] for index in sorted(kept)), len(found) - MOST

@@ -1,0 +1,38 @@
+"""A bib as judged: its number, how probable it is, the verdict, and the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bibwatch.domain.box import Box
+
+
+class Verdict(StrEnum):
+    """What a reading is worth."""
+
+    ACCEPTED = "accepted"  # nothing speaks against it
+    REVIEW = "review"  # a person should look
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One bib in one photo; the box is in pixels of the upright photo at full size."""
+
+    bib: str
+    probability: float  # that the whole number is right, 0 to 1
+    verdict: Verdict
+    box: Box | None = None
+    reasons: tuple[str, ...] = ()  # in words
+    read_as: str = ""  # the text as the model saw it
+    model: str | None = None  # the one that decided, where it was another than the stage's own
+
+
+def summary(readings: Iterable[Reading]) -> str:
+    """Write readings on one line for a person, the most probable first."""
+    parts = [
+        f"{reading.bib} ({reading.probability:.0%}{', review' if reading.verdict is Verdict.REVIEW else ''})"
+        for reading in sorted(readings, key=lambda reading: -reading.probability)
+    ]
+    return ", ".join(parts) or "no bib"
