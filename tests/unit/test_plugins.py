@@ -89,7 +89,7 @@ def test_a_good_one_is_in_use(install: Install, allow: Callable[[str], None]) ->
     install("bibwatch-good", "odd", _STAGE.replace("FIELD", "dark: float = 0.5"), group="stages")
     (row,) = map(json.loads, CliRunner().invoke(cli.cli, ["plugins", "--json"]).stdout.splitlines())
     assert row["problem"] is None
-    assert "--stage-odd-dark NUMBER" in CliRunner().invoke(cli.cli, ["read", "--help"]).stdout
+    assert "--stage-odd-dark NUMBER" in CliRunner().invoke(cli.cli, ["stages", "odd"]).stdout
     Registry(["bibwatch-good"]).stage("odd", "qwen-vllm")
 
 

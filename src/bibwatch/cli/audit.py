@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("audit")
+@click.command("audit", short_help="List the photos that the ledger lacks or that have changed.")
 @as_json
 @for_folders
 def command(*, settings: Settings, as_json: bool) -> None:
