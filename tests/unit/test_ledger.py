@@ -889,6 +889,11 @@ def test_no_order_of_events_breaks_the_ledger(migrated: Path) -> None:
     Race.empty = migrated
     # What fails is shown as it was found: making it smaller takes minutes.
     modest = settings(
-        max_examples=60, stateful_step_count=35, deadline=None, database=None, phases=[Phase.generate], print_blob=False
+        max_examples=min(60, settings().max_examples),
+        stateful_step_count=35,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        print_blob=False,
     )
     run_state_machine_as_test(Race, settings=modest)
