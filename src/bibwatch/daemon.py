@@ -25,8 +25,10 @@ from bibwatch.notify import notify, watchdog_seconds
 from bibwatch.pipeline.failover import Failover
 from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.pipeline.pipeline import Pipeline
+from bibwatch.rejudging import Rejudging
 from bibwatch.settings import Settings, check_outside
 from bibwatch.store.database import Database
+from bibwatch.store.judgements import Judgements
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
 
@@ -74,11 +76,14 @@ class Daemon:
             settings.pipeline,
             settings.images,
             self._ledger,
+            settings.judge(),
+            zone=settings.race.zone,
             reread=settings.reread_fallback,
             stop=self._stop,
             news=news,
         )
-        self._loops: list[Loop] = [*self._cameras, self._pipeline]
+        self._rejudging = Rejudging(Judgements(self._database), settings.judge(), self._stop)
+        self._loops: list[Loop] = [*self._cameras, self._pipeline, self._rejudging]
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; with `once`, until nothing is left to do. Raises BibwatchError."""
@@ -120,8 +125,8 @@ class Daemon:
     def _recover(self) -> None:
         # What a fallback has read is read for good, unless it is to be read again.
         counting = self._failover.models[:1] if self._settings.reread_fallback else self._failover.models
-        readers = [model.reader for model in counting]
-        quarantined = self._ledger.recover(readers, self._settings.pipeline.max_attempts)
+        recognisers = [model.recogniser for model in counting]
+        quarantined = self._ledger.recover(recognisers, self._settings.pipeline.max_attempts)
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
         )
@@ -160,7 +165,7 @@ class Daemon:
         undone = any(counts.get(state) for state in UNDONE)
         if undone and self._failover.waiting_seconds > _PATIENCE_SECONDS:
             self._gave_up = self._failover.preferred.error
-        return not undone or self._gave_up is not None
+        return (not undone and self._rejudging.done) or self._gave_up is not None
 
     def _counts(self) -> Counts:
         try:

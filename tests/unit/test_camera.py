@@ -22,10 +22,10 @@ from bibwatch.ingest.settling import Settling
 from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
-from bibwatch.store.records import Finished, Reader
+from bibwatch.store.records import Finished, Recogniser
 from bibwatch.store.report import Report
 
-READER = Reader("bib_number", "test", "0")
+READER = Recogniser("bib_number", "test", "0")
 NEVER = 1_000_000.0
 PATIENCE = 15.0  # seconds for the kernel's events, on a busy machine
 

@@ -35,13 +35,13 @@ from bibwatch.images import Photo
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
-from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.records import Claim, Finished, Priority, Recogniser, Sighting
 from bibwatch.store.report import Report
 
 _PIXEL = Image.new("RGB", (1, 1))
-_OCR = Reader("bib_number", "rapidocr", "aaaaaaaaaaaa")
+_OCR = Recogniser("bib_number", "rapidocr", "aaaaaaaaaaaa")
 _OTHER_OPTIONS = _OCR._replace(options_hash="bbbbbbbbbbbb")
-_OTHER_PRESET = Reader("bib_number", "another", "cccccccccccc")
+_OTHER_PRESET = Recogniser("bib_number", "another", "cccccccccccc")
 _AWAITED = {State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE}
 
 
@@ -106,10 +106,10 @@ def claim(ledger: Ledger, limit: int = 8, *, quarantined: bool = True) -> list[C
     return ledger.claim(limit, quarantined=quarantined)
 
 
-def read(ledger: Ledger, *bibs: str, content: str = "photo", reader: Reader = _OCR) -> None:
+def read(ledger: Ledger, *bibs: str, content: str = "photo", recogniser: Recogniser = _OCR) -> None:
     """Claim one file and record it as read."""
     (taken,) = ledger.claim(1, quarantined=True)
-    ledger.finish(reader, [Finished(taken, photo(content), outcome(*bibs), model="PP-OCR")])
+    ledger.finish(recogniser, [Finished(taken, photo(content), outcome(*bibs), model="PP-OCR")])
 
 
 def end(ledger: Ledger, state: State, error: str = "for a reason") -> None:
@@ -556,19 +556,19 @@ def test_a_batch_is_recorded_all_or_nothing(ledger: Ledger, sql: Any) -> None:
 def test_what_another_stage_says_is_in_stage_outputs(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     (taken,) = claim(ledger)
-    reader = Reader("picture_description", "smol", "dddddddddddd")
+    recogniser = Recogniser("picture_description", "smol", "dddddddddddd")
     said = {"text": "Zieleinlauf in Zürich", "tags": ["finish", None], "n": 1}
-    ledger.finish(reader, [Finished(taken, photo(), Outcome(output=said, device="cuda"), model="SmolVLM")])
+    ledger.finish(recogniser, [Finished(taken, photo(), Outcome(output=said, device="cuda"), model="SmolVLM")])
     (row,) = sql("stage_outputs")
     assert json.loads(row["output_json"]) == said
-    assert (row["stage"], row["preset"], row["model"], row["device"]) == (*reader[:2], "SmolVLM", "cuda")
+    assert (row["stage"], row["preset"], row["model"], row["device"]) == (*recogniser[:2], "SmolVLM", "cuda")
     assert sql("bib_results") == []
 
 
 def test_an_empty_output_is_an_output(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     (taken,) = claim(ledger)
-    ledger.finish(Reader("table", "smol", "d"), [Finished(taken, photo(), Outcome(output={}))])
+    ledger.finish(Recogniser("table", "smol", "d"), [Finished(taken, photo(), Outcome(output={}))])
     assert [row["output_json"] for row in sql("stage_outputs")] == ["{}"]
 
 
@@ -581,7 +581,7 @@ def test_changed_options_read_every_photo_again_and_replace_the_readings(ledger:
     assert ledger.recover([_OTHER_OPTIONS], 5) == 0
     assert states(sql) == {"/drop/a.jpg": "ready"}
     assert bibs(sql) == ["0042"]  # until there is a better one
-    read(ledger, "0043", reader=_OTHER_OPTIONS)
+    read(ledger, "0043", recogniser=_OTHER_OPTIONS)
     assert bibs(sql) == ["0043"]
     assert len(sql("image_status")) == 1
 
@@ -591,7 +591,7 @@ def test_going_back_to_the_first_options_shows_the_first_readings(ledger: Ledger
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
     ledger.recover([_OTHER_OPTIONS], 5)
-    read(ledger, "0043", reader=_OTHER_OPTIONS)
+    read(ledger, "0043", recogniser=_OTHER_OPTIONS)
     ledger.recover([_OCR], 5)
     assert bibs(sql) == ["0042"]
     assert states(sql) == {"/drop/a.jpg": "done"}
@@ -604,19 +604,19 @@ def test_going_back_shows_the_first_readings_of_those_photos_that_have_them(ledg
     read(ledger, "1", content="a")
     ledger.recover([_OTHER_OPTIONS], 5)
     drop(ledger, "/drop/b.jpg")
-    read(ledger, "2", content="b", reader=_OTHER_OPTIONS)
-    read(ledger, "3", content="a", reader=_OTHER_OPTIONS)
+    read(ledger, "2", content="b", recogniser=_OTHER_OPTIONS)
+    read(ledger, "3", content="a", recogniser=_OTHER_OPTIONS)
     ledger.recover([_OCR], 5)
     assert states(sql) == {"/drop/a.jpg": "done", "/drop/b.jpg": "ready"}
     assert bibs(sql) == ["1", "2"]
 
 
 def test_outputs_of_other_options_are_replaced_too(ledger: Ledger, sql: Any) -> None:
-    first, second = Reader("table", "smol", "a"), Reader("table", "smol", "b")
+    first, second = Recogniser("table", "smol", "a"), Recogniser("table", "smol", "b")
     drop(ledger, "/drop/a.jpg")
-    for number, reader in enumerate((first, second)):
-        ledger.recover([reader], 5)
-        ledger.finish(reader, [Finished(taken, photo(), Outcome(output={"n": number})) for taken in claim(ledger)])
+    for number, recogniser in enumerate((first, second)):
+        ledger.recover([recogniser], 5)
+        ledger.finish(recogniser, [Finished(taken, photo(), Outcome(output={"n": number})) for taken in claim(ledger)])
     assert [row["output_json"] for row in sql("stage_outputs")] == ['{"n": 1}']
 
 
@@ -624,7 +624,7 @@ def test_two_presets_stand_side_by_side(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
     ledger.recover([_OTHER_PRESET], 5)
-    read(ledger, "0043", reader=_OTHER_PRESET)
+    read(ledger, "0043", recogniser=_OTHER_PRESET)
     ledger.recover([_OCR], 5)
     assert {row["preset"]: row["bib"] for row in sql("bib_results")} == {"rapidocr": "0042", "another": "0043"}
     assert states(sql) == {"/drop/a.jpg": "done"}
@@ -697,7 +697,7 @@ class Race(RuleBasedStateMachine):
 
     places = st.sampled_from([("finish", "/drop/a.jpg"), ("finish", "/drop/b.jpg"), ("start", "/start/a.jpg")])
     contents = st.sampled_from(["one", "two", "no bib"])
-    readers = st.sampled_from([_OCR, _OTHER_OPTIONS, _OTHER_PRESET])
+    recognisers = st.sampled_from([_OCR, _OTHER_OPTIONS, _OTHER_PRESET])
     empty: Path  # a migrated database
 
     def __init__(self) -> None:
@@ -715,10 +715,10 @@ class Race(RuleBasedStateMachine):
         self.database.close()
         self.folder.cleanup()
 
-    @initialize(reader=readers)
-    def start(self, reader: Reader) -> None:
-        self.reader = reader
-        assert self.ledger.recover([reader], 3) == 0
+    @initialize(recogniser=recognisers)
+    def start(self, recogniser: Recogniser) -> None:
+        self.recogniser = recogniser
+        assert self.ledger.recover([recogniser], 3) == 0
 
     def take(self, number: int) -> tuple[Claim, str]:
         return self.claims.pop(number % len(self.claims))
@@ -776,9 +776,9 @@ class Race(RuleBasedStateMachine):
         """The model answers; it is asked about each image once."""
         claim, content = self.take(number)
         seen = photo(content)
-        asked = seen.sha256 not in self.ledger.known([self.reader], [seen.sha256])
+        asked = seen.sha256 not in self.ledger.known([self.recogniser], [seen.sha256])
         said = outcome(*([] if content == "no bib" else [content]))
-        self.ledger.finish(self.reader, [Finished(claim, seen, said if asked else None)])
+        self.ledger.finish(self.recogniser, [Finished(claim, seen, said if asked else None)])
 
     @rule()
     def read_all(self) -> None:
@@ -796,7 +796,7 @@ class Race(RuleBasedStateMachine):
         """The model fails on a photo."""
         claim, content = self.take(number)
         self.ledger.finish(
-            self.reader,
+            self.recogniser,
             [Finished(claim, photo(content), Outcome(error=ModelError("no")), state=state, error="no")],
         )
 
@@ -805,7 +805,7 @@ class Race(RuleBasedStateMachine):
     def end(self, number: int, state: State) -> None:
         """The file cannot be read as a photo."""
         claim, _ = self.take(number)
-        self.ledger.finish(self.reader, [Finished(claim, state=state, error="for a reason")])
+        self.ledger.finish(self.recogniser, [Finished(claim, state=state, error="for a reason")])
 
     @precondition(lambda self: self.claims)
     @rule(number=st.integers(0, 100))
@@ -813,14 +813,14 @@ class Race(RuleBasedStateMachine):
         claim, _ = self.take(number)
         self.ledger.release([claim])
 
-    @rule(reader=readers, attempts=st.integers(1, 3))
-    def crash(self, reader: Reader, attempts: int) -> None:
+    @rule(recogniser=recognisers, attempts=st.integers(1, 3))
+    def crash(self, recogniser: Recogniser, attempts: int) -> None:
         """`kill -9`, and a new start, perhaps with other options."""
         reading = [row for row in self.files.values() if row["state"] == State.READING]
-        found = self.ledger.recover([reader], attempts)
+        found = self.ledger.recover([recogniser], attempts)
         assert found == sum(row["attempts"] < attempts for row in reading)
         self.claims.clear()
-        self.reader = reader
+        self.recogniser = recogniser
 
     @precondition(lambda self: any(row["state"] in TROUBLE for row in self.files.values()))
     @rule(states=st.sets(st.sampled_from(sorted(TROUBLE)), min_size=4), place=st.none() | places)
@@ -864,12 +864,12 @@ class Race(RuleBasedStateMachine):
         assert len({tuple(row[key] for key in keys) for row in results}) == len(results)
         shown = [tuple(row[key] for key in keys[:3]) for row in results if not row["superseded"]]
         assert sorted(shown) == sorted({tuple(row[key] for key in keys[:3]) for row in results})
-        assert not any(row["superseded"] for row in results if tuple(row[key] for key in keys[1:]) == self.reader)
+        assert not any(row["superseded"] for row in results if tuple(row[key] for key in keys[1:]) == self.recogniser)
 
     def a_done_file_has_the_result_of_what_lies_there(self) -> None:
         """A photo has one row in `images`, and `bib_results` has the readings of just that photo."""
         assert len(set(self.images.values())) == len(self.images)
-        read = {row["image_id"] for row in rows(self.database, "results")}  # perhaps by another reader
+        read = {row["image_id"] for row in rows(self.database, "results")}  # perhaps by another recogniser
         for row in self.files.values():
             if row["state"] == State.DONE:
                 _, content = self.disk[row["camera"], row["path"]]

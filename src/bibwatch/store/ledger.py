@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, String, and_, bindparam, case, func, not_, or_, select, update
 
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.store import results
 from bibwatch.store.database import Database
-from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.records import Claim, Finished, Priority, Sighting
 from bibwatch.store.schema import cameras, files, insert_into, now, path_to_text, text_to_path
 
 _MOST_PATHS = 1000  # in one statement: a database takes only so many values
@@ -95,15 +96,16 @@ class Ledger:
 
     # What the pipeline asks and tells
 
-    def recover(self, readers: Sequence[Reader], max_attempts: int) -> int:
+    def recover(self, recognisers: Sequence[Recogniser], max_attempts: int) -> int:
         """Prepare for a new run, and return how many files were being read when the last one died.
 
-        Those are quarantined; after `max_attempts` deaths they have failed. Images that none of the readers has read
-        become ready again.
+        Those are quarantined; after `max_attempts` deaths they have failed. Images that no recogniser has read become
+        ready again.
         """
         with self._database.write() as connection:
-            for reader in readers:
-                results.put_forward(connection, reader)
+            for recogniser in recognisers:
+                results.adopt(connection, recogniser)
+                results.put_forward(connection, recogniser)
             reading = files.c.state == State.READING
             failed = {
                 "state": State.FAILED,
@@ -113,13 +115,13 @@ class Ledger:
             connection.execute(update(files).where(reading, files.c.attempts >= max_attempts).values(failed))
             quarantined = {"state": State.READY, "priority": Priority.QUARANTINED, "updated_at": now()}
             found = connection.execute(update(files).where(reading).values(quarantined)).rowcount
-            _again(connection, readers)
+            _again(connection, recognisers)
         return int(found)
 
-    def read_again(self, reader: Reader) -> int:
-        """Make images ready again that others have read and this reader has not; return of how many files."""
+    def read_again(self, recogniser: Recogniser) -> int:
+        """Make images ready again that others have read and this recogniser has not; return of how many files."""
         with self._database.write() as connection:
-            return _again(connection, [reader])
+            return _again(connection, [recogniser])
 
     def ready(self) -> int:
         """Count the files that wait to be read."""
@@ -152,18 +154,18 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(update(files).where(_STILL).values(back), [_key(claim) for claim in claims])
 
-    def known(self, readers: Sequence[Reader], sha256s: Collection[str]) -> set[str]:
-        """Return those of the images that any of the readers has a result for."""
+    def known(self, recognisers: Sequence[Recogniser], sha256s: Collection[str]) -> set[str]:
+        """Return those of the images that any of the recognisers has a result for."""
         with self._database.query() as connection:
-            return results.known(connection, readers, sha256s)
+            return results.known(connection, recognisers, sha256s)
 
-    def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
+    def finish(self, recogniser: Recogniser, batch: Sequence[Finished]) -> None:
         """Record what came of a batch: images, results, readings and states, all in one transaction."""
         with self._database.write() as connection:
             read: list[dict[str, Any]] = []
             unread: list[dict[str, Any]] = []
             for item in batch:
-                image_id = results.record(connection, reader, item)
+                image_id = results.record(connection, recogniser, item)
                 priority = Priority.QUARANTINED if item.state == State.READY else Priority.FRESH
                 done = {"new_state": item.state, "new_error": item.error, "new_priority": priority, "now": now()}
                 (unread if image_id is None else read).append(_key(item.claim) | done | {"image": image_id})
@@ -259,8 +261,8 @@ def _key(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _again(connection: Connection, readers: Sequence[Reader]) -> int:
-    unread = and_(files.c.state == State.DONE, not_(results.has_result(readers)))
+def _again(connection: Connection, recognisers: Sequence[Recogniser]) -> int:
+    unread = and_(files.c.state == State.DONE, not_(results.has_result(recognisers)))
     again = {"state": State.READY, "priority": Priority.AGAIN, "attempts": 0, "updated_at": now()}
     return connection.execute(update(files).where(unread).values(again)).rowcount
 
