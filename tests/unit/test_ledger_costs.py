@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from sqlalchemy import event, text
 
 from bibwatch.domain.states import State
+from bibwatch.ingest import scanning
+from bibwatch.ingest.camera import Camera
+from bibwatch.ingest.folder_watcher import FileEvents
+from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
@@ -67,6 +72,22 @@ def test_no_statement_on_the_path_of_a_photo_walks_a_table(tmp_path: Path, analy
 def test_a_photo_takes_as_many_steps_after_ten_thousand_as_after_a_hundred(tmp_path: Path) -> None:
     with ledger_of(100, tmp_path) as few, ledger_of(10_000, tmp_path) as many:
         assert steps(many, lambda: follow_photos(Ledger(many))) == steps(few, lambda: follow_photos(Ledger(few)))
+
+
+def test_an_event_takes_as_many_steps_after_ten_thousand_photos_as_after_a_hundred(tmp_path: Path) -> None:
+    (tmp_path / "new.jpg").touch()
+
+    def take_event(database: Database) -> None:
+        settings, event = CameraSettings(path=tmp_path), threading.Event()
+        camera = Camera("finish", settings, IngestSettings(), Ledger(database), stop=event, news=event)
+        path = str(tmp_path / "new.jpg")
+        found = scanning.find(str(tmp_path), path)
+        assert found
+        camera._record([found], FileEvents(closed=frozenset({path})))
+        assert Ledger(database).recorded("finish", [path])[path].state is State.READY
+
+    with ledger_of(100, tmp_path) as few, ledger_of(10_000, tmp_path) as many:
+        assert steps(many, lambda: take_event(many)) == steps(few, lambda: take_event(few))
 
 
 def test_the_oldest_file_of_a_state_is_found_without_walking_it(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ class Ledger:
         with self._database.query() as connection:
             for part in _parts(paths):
                 query = _RECORDED.where(files.c.camera == camera, files.c.path.in_(part))
-                for row in connection.execute(query).mappings():
-                    path = text_to_path(row["path"])
-                    found[path] = Sighting(path, _stat(row), State(row["state"]))
+                for stored, inode, size, mtime_ns, ctime_ns, state in connection.execute(query).all():
+                    path = text_to_path(stored)
+                    found[path] = Sighting(path, Stat(int(inode), size, mtime_ns, ctime_ns), State(state))
         return found
 
     def waiting(self, camera: str) -> dict[str, State]:

@@ -167,9 +167,9 @@ _TO_PATH = {there: here for here, there in _TO_TEXT.items()}
 
 def path_to_text(path: str) -> str:
     """Return a path as text that any database stores, whatever bytes are in it."""
-    return path.translate(_TO_TEXT)
+    return path if path.isascii() else path.translate(_TO_TEXT)  # most are, and translating is slow
 
 
 def text_to_path(stored: str) -> str:
     """Return the path that `path_to_text` stored."""
-    return stored.translate(_TO_PATH)
+    return stored if stored.isascii() else stored.translate(_TO_PATH)
