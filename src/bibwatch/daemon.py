@@ -5,6 +5,7 @@ Knows the order of starting and stopping. Everything it starts, it has built; ev
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -93,6 +94,7 @@ class Daemon:
             self._recover()
             stack.callback(self._failover.close)
             self._failover.start(lambda: bool(signals.number))
+            gc.freeze()  # what is loaded stays loaded: collecting garbage during a scan need not traverse it
             for loop in self._loops:
                 loop.start()
             try:

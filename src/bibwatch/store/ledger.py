@@ -38,8 +38,8 @@ class Ledger:
         found: dict[str, Sighting] = {}
         with self._database.query() as connection:
             for part in _parts(paths):
-                query = _RECORDED.where(files.c.camera == camera, files.c.path.in_(part))
-                for stored, inode, size, mtime_ns, ctime_ns, state in connection.execute(query).all():
+                rows = connection.execute(_RECORDED, {"of_camera": camera, "paths": part}).all()
+                for stored, inode, size, mtime_ns, ctime_ns, state in rows:
                     path = text_to_path(stored)
                     found[path] = Sighting(path, Stat(int(inode), size, mtime_ns, ctime_ns), State(state))
         return found
@@ -210,7 +210,9 @@ def _row(camera: str, sighting: Sighting) -> dict[str, Any]:
     }
 
 
-_RECORDED = select(files.c.path, files.c.inode, files.c.size, files.c.mtime_ns, files.c.ctime_ns, files.c.state)
+_RECORDED = select(files.c.path, files.c.inode, files.c.size, files.c.mtime_ns, files.c.ctime_ns, files.c.state).where(
+    files.c.camera == bindparam("of_camera"), files.c.path.in_(bindparam("paths", expanding=True))
+)
 
 
 def _parts(paths: Collection[str]) -> Iterator[list[str]]:
