@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bibwatch import logs, recognition
+from bibwatch.domain.readings import summary
 from bibwatch.errors import BibwatchError, one_line
 from bibwatch.images import ImageLimits, Photo
+from bibwatch.judging import Judge
 from bibwatch.registry import Registry
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
@@ -171,6 +173,7 @@ def try_out(
     *,
     plugins: Collection[str],
     limits: ImageLimits,
+    judge: Judge,
     on_photos: Callable[[int], None],
 ) -> Trial:
     """Let a stage with its preset read the files, in a process of its own; whatever goes wrong is in the trial.
@@ -179,7 +182,7 @@ def try_out(
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, options, tuple(paths), tuple(plugins), limits))
+    process = context.Process(target=_work, args=(sender, options, tuple(paths), tuple(plugins), limits, judge))
     try:
         process.start()
         sender.close()  # the other process has the only one now: when it dies, the pipe ends
@@ -206,23 +209,26 @@ def _end(code: int) -> str:
 # What follows runs in the other process.
 
 
-def _work(
+def _work(  # noqa: PLR0917  # a process takes its arguments by position
     sender: Connection[Any, Any],
     options: StageOptions,
     paths: tuple[str, ...],
     plugins: tuple[str, ...],
     limits: ImageLimits,
+    judge: Judge,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, and it ends this process
     os.dup2(2, 1)  # an engine's chatter must not come between the lines of --json
     logs.set_up_logs("warning", "auto")
     try:
-        sender.send(_trial(Registry(plugins).build(options), paths, limits, sender.send))
+        sender.send(_trial(Registry(plugins).build(options), paths, limits, judge, sender.send))
     except Exception as exc:  # noqa: BLE001  # whatever keeps a preset from running is its row in the table
         sender.send(Trial(options.model_options.name, error=one_line(exc, _ERROR_LENGTH)))
 
 
-def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: Callable[[int], None]) -> Trial:
+def _trial(
+    stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, judge: Judge, report: Callable[[int], None]
+) -> Trial:
     model = stage.options.model_options
     start = time.perf_counter()
     stage.warm_up()
@@ -243,8 +249,8 @@ def _trial(stage: Stage[Any], paths: Iterable[str], limits: ImageLimits, tell: C
             for path, photo in batch
             if not isinstance(photo, Photo)
         }
-        answers |= {path: _answer(stage, outcome) for path, outcome in zip(photos, outcomes, strict=True)}
-        tell(len(answers))
+        answers |= {path: _answer(stage, outcome, judge) for path, outcome in zip(photos, outcomes, strict=True)}
+        report(len(answers))
     memory, cuda_memory = _memory_mb(), _cuda_memory_mb()
     stage.close()
     return Trial(
@@ -267,13 +273,14 @@ def _timed(stage: Stage[Any], photos: Iterable[Photo]) -> tuple[float, list[Outc
     return time.perf_counter() - start, outcomes
 
 
-def _answer(stage: Stage[Any], outcome: Outcome) -> CompareResult:
+def _answer(stage: Stage[Any], outcome: Outcome, judge: Judge) -> CompareResult:
     if outcome.error is not None:
         return CompareResult(error=recognition.reason(outcome.error))
-    text = stage.text(outcome)
-    return CompareResult(
-        text, tuple(sorted({bib.bib for bib in outcome.readings})) if outcome.output is None else (text,)
-    )
+    if outcome.output is not None:
+        text = stage.text(outcome)
+        return CompareResult(text, (text,))
+    readings = judge.judge(outcome.candidates).readings
+    return CompareResult(summary(readings), tuple(sorted(reading.bib for reading in readings)))
 
 
 def _memory_mb() -> float:

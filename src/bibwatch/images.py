@@ -12,9 +12,9 @@ import os
 import re
 import threading
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from bibwatch.errors import (
 # Our own limit (ImageLimits.max_pixels) replaces Pillow's, which warns at 89 megapixels: a 102 MP photo is normal.
 Image.MAX_IMAGE_PIXELS = None
 
+_PADDING = " \0"  # of EXIF's texts
 _WHITE_8, _WHITE_16 = 255, 65535
 _TURN = {  # EXIF orientation: what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,15 +92,19 @@ def heif_supported() -> bool:
     return True
 
 
-def open_photo(path: str | Path, *, limits: ImageLimits | None = None, longest_side: int | None = None) -> Photo:
+def open_photo(
+    path: str | Path, *, limits: ImageLimits | None = None, longest_side: int | None = None, zone: tzinfo | None = None
+) -> Photo:
     """Read and decode a photo file. Raises PhotoError."""
     limits = limits or ImageLimits()
     data = files.load(os.path.realpath(path), max_bytes=limits.max_bytes)
-    return decode(data, limits=limits, longest_side=longest_side)
+    return decode(data, limits=limits, longest_side=longest_side, zone=zone)
 
 
-def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None) -> Photo:
+def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None, zone: tzinfo | None = None) -> Photo:
     """Decode a photo, upright and RGB; no longer than `longest_side` pixels if that is given.
+
+    `zone` is the time zone of cameras that write none.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 size straight away where that is enough (Pillow's draft mode).
     Raises PhotoIncompleteError, PhotoUndecodableError, PhotoOversizedError or PhotoUnsupportedError.
@@ -116,10 +121,10 @@ def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None)
     with warnings.catch_warnings():
         # Pillow warns of odd EXIF and metadata; a photo is no worse a photo for it.
         warnings.simplefilter("ignore")
-        return _decode(data, kind, limits, longest_side)
+        return _decode(data, kind, limits, longest_side, zone)
 
 
-def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | None) -> Photo:
+def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | None, zone: tzinfo | None) -> Photo:
     try:
         image = Image.open(io.BytesIO(data), formats=(kind,))
     except Exception as exc:
@@ -133,7 +138,7 @@ def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | Non
         try:
             with _ONE_LARGE if width * height > _LARGE else nullcontext():
                 picture = _rgb(image, longest_side)
-            orientation, captured_at = _exif(image)  # after the decoding: a decoder that turns the picture says so here
+            orientation, captured_at = _exif(image, zone)
             if orientation in _TURN:
                 picture = picture.transpose(_TURN[orientation])
         except Exception as exc:
@@ -210,7 +215,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _exif(image: Image.Image) -> tuple[int, datetime | None]:
+def _exif(image: Image.Image, zone: tzinfo | None) -> tuple[int, datetime | None]:
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
@@ -224,18 +229,21 @@ def _exif(image: Image.Image) -> tuple[int, datetime | None]:
         details.get(ExifTags.Base.DateTimeOriginal),
         details.get(ExifTags.Base.SubsecTimeOriginal),
         details.get(ExifTags.Base.OffsetTimeOriginal) or details.get(ExifTags.Base.OffsetTime),
+        zone,
     )
     return (orientation if orientation in range(1, 9) else 1), captured
 
 
-def _captured_at(stamp: object, subsec: object, offset: object) -> datetime | None:
-    """Read EXIF's time in UTC: `2026:11:21 10:00:05`, `042`, `+02:00`. Without an offset it is not known."""
-    if not (isinstance(stamp, str) and isinstance(offset, str)):
+def _captured_at(stamp: object, subsec: object, offset: object, zone: tzinfo | None) -> datetime | None:
+    """Return EXIF's time in UTC: `2026:11:21 10:00:05`, `042`, `+02:00`; the time zone stands in for no offset."""
+    if not isinstance(stamp, str):
         return None
-    stamp, offset = stamp.strip(" \0"), offset.strip(" \0")
     digits = re.sub(r"\D", "", str(subsec or ""))[:6].ljust(6, "0")
     try:
-        local = datetime.strptime(f"{stamp}.{digits}{offset}", "%Y:%m:%d %H:%M:%S.%f%z")
-        return local.astimezone(UTC)
+        local = datetime.strptime(f"{stamp.strip(_PADDING)}.{digits}", "%Y:%m:%d %H:%M:%S.%f").replace(tzinfo=zone)
+        if isinstance(offset, str):
+            with suppress(ValueError):
+                local = local.replace(tzinfo=datetime.strptime(offset.strip(_PADDING), "%z").tzinfo)
+        return local.astimezone(UTC) if local.tzinfo else None
     except (ValueError, OverflowError):
         return None

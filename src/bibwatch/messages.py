@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 
 
 def explain(
-    exc: ValidationError, names_at: Callable[[Sequence[int | str]], Collection[str] | None], where: str = ""
+    exc: ValidationError,
+    names_at: Callable[[Sequence[int | str]], Collection[str] | None],
+    where: str = "",
+    moved: Mapping[str, str] | None = None,
 ) -> str:
     """Put a validation error into words: one line per mistake, with the nearest known name for a misspelt key.
 
-    `names_at` tells which keys are allowed at a place; `where` is the place of the whole.
+    `names_at` returns which keys are allowed at a place; `where` is the place of the whole; `moved` says of keys where
+    the same is set today.
     """
     lines = []
     for error in exc.errors(include_url=False):
         *above, last = error["loc"] or ("",)
         place = ".".join(filter(None, [where, *map(str, error["loc"])]))
-        if error["type"] == "extra_forbidden":
+        if error["type"] == "extra_forbidden" and moved and last in moved:
+            variable = "BIBWATCH_" + moved[str(last)].replace(".", "__").upper()
+            lines.append(f"{place} is set as {moved[str(last)]} now (in the environment: {variable})")
+        elif error["type"] == "extra_forbidden":
             lines.append(unknown("key", place, names_at(above) or (), str(last)))
         else:
             lines.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")

@@ -115,9 +115,8 @@ class Registry:
         interpreter: Interpreter[Any, Any] = self.class_of("interpreters", chosen.kind)(chosen)
         if options.constrained and interpreter.constraint is None:
             raise ConfigurationError(f"stages.{options.kind}.constrained: {chosen.kind} takes replies of any form")
-        made = stage(options, self.runtime(options.model_options), interpreter)
-        made.substages = {name: self.build(further) for name, further in options.substages().items()}
-        return made
+        substages = {name: self.build(each) for name, each in options.substages().items()}
+        return stage(options, self.runtime(options.model_options), interpreter, substages)
 
     def runtime(self, options: ModelOptions) -> Runtime[Any]:
         """Return the runtime for a model; nothing is loaded yet. Raises ConfigurationError for one that is refused."""
@@ -177,9 +176,9 @@ class Registry:
         if interpreter is not None:
             default = options_type.default_interpreter(model)
             table["model_interpreter_options"] = self._interpreter_options(interpreter, name, default)
-        for further in options_type.submodels:
-            if table.get(further) is not None:
-                table[further] = self._own_model(name, table[further], further)
+        for field, preset in options_type.submodels.items():
+            if table.get(field, preset) is not None:
+                table[field] = self._own_model(name, table.get(field, preset), field)
         return _validate(options_type, table, f"stages.{name}")
 
     def _own_model(self, stage: str, given: object, field: str = "model_options") -> ModelOptions:
@@ -317,6 +316,7 @@ def _validate(model: type[ModelT], table: Mapping[str, Any], where: str) -> Mode
         parsed = {key: _parsed(value) if key in wrong else value for key, value in table.items()}
         if parsed != table:
             return _validate(model, parsed, where)
-        raise ConfigurationError(explain(exc, lambda _: model.model_fields, where)) from exc
+        moved = getattr(model, "moved", None)
+        raise ConfigurationError(explain(exc, lambda _: model.model_fields, where, moved)) from exc
     except Exception as exc:  # a plugin's validator
         raise ConfigurationError(f"{where}: {type(exc).__name__}: {one_line(exc)}") from exc

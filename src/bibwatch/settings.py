@@ -12,6 +12,7 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -19,6 +20,8 @@ from pydantic_settings.exceptions import SettingsError
 
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits
+from bibwatch.judging import Judge, Race, Rules
+from bibwatch.judging.race import form
 from bibwatch.messages import alike, explain, unknown
 from bibwatch.registry import Registry
 
@@ -72,6 +75,55 @@ class IngestSettings(_Section):
         ge=0,
         description="Seconds a file must stay unchanged before it is taken, if it was not seen closed or renamed.",
     )
+
+
+class RaceSettings(_Section):
+    """What is known of the race. It decides how readings are judged, never what a model is asked."""
+
+    bibs: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="What the race's bibs look like: a regular expression for a whole bib, in capitals and without "
+        "spaces, or a list of them; unset: two to five digits, or a letter and three to five.",
+    )
+    accept_at: float = Field(
+        default=0.95, ge=0, le=1, description="The least probability of an accepted reading; others go to review."
+    )
+    timezone: str | None = Field(
+        default=None,
+        description="Time zone of cameras that write no offset from UTC, such as Europe/Berlin; unset: not known.",
+    )
+    start_list: Path | None = Field(default=None, description="The start list: a CSV file. Kept for later use.")
+
+    @field_validator("bibs")
+    @classmethod
+    def _are_forms(cls, bibs: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for pattern in _patterns(bibs):
+            form(pattern)
+        if bibs == ():
+            raise ValueError("the list names no pattern; leave it out for the default")
+        return bibs
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, name: str | None) -> str | None:
+        if name is not None and name not in available_timezones():
+            raise ValueError(unknown("time zone", name, available_timezones()))
+        return name
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone, if it is known."""
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+    @property
+    def context(self) -> Race:
+        """The race as the judge knows it."""
+        forms = tuple(map(form, _patterns(self.bibs)))
+        return Race(forms=forms, accept_at=self.accept_at) if forms else Race(accept_at=self.accept_at)
+
+
+def _patterns(bibs: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (bibs,) if isinstance(bibs, str) else bibs or ()
 
 
 class PipelineSettings(_Section):
@@ -131,6 +183,8 @@ class Settings(BaseSettings):
     plugins: list[str] = Field(
         default=[], description="Distributions that may bring runtimes, interpreters, stages or presets."
     )
+    race: RaceSettings = RaceSettings()
+    judging: Rules = Rules()
     ingest: IngestSettings = IngestSettings()
     images: ImageLimits = ImageLimits()
     pipeline: PipelineSettings = PipelineSettings()
@@ -173,6 +227,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.file)
+
+    def judge(self) -> Judge:
+        """Return the judge for this race and these rules."""
+        return Judge(self.race.context, self.judging)
 
     def registry(self) -> Registry:
         """Return what can be chosen by name under this configuration."""

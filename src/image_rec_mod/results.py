@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from bibwatch.domain.readings import Reading
 from bibwatch.recognition import reason
-from bibwatch.stages.base import Reading
 
 Result = dict[str, Any]
 
 
 def result_of(readings: Iterable[Reading]) -> Result:
     """Return the result for the bibs of a photo, the surest first; `bib` is None if there is none."""
-    surest_first = sorted(readings, key=lambda reading: -reading.confidence)
+    surest_first = sorted(readings, key=lambda reading: -reading.probability)
     bibs = [
         {
             "number": reading.bib,
-            "confidence": round(reading.confidence, 4),
+            "confidence": round(reading.probability, 4),
             "box": reading.box and reading.box.rounded(),
             "verdict": reading.verdict.value,
         }

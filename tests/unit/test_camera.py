@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from sqlalchemy import text
 
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
@@ -22,10 +23,11 @@ from bibwatch.ingest.settling import Settling
 from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
-from bibwatch.store.records import Finished, Reader
+from bibwatch.store.records import Finished, Recogniser
 from bibwatch.store.report import Report
+from bibwatch.store.schema import text_to_path
 
-READER = Reader("bib_number", "test", "0")
+READER = Recogniser("bib_number", "test", "0")
 NEVER = 1_000_000.0
 PATIENCE = 15.0  # seconds for the kernel's events, on a busy machine
 
@@ -49,7 +51,7 @@ class Rig:
         """Make the camera of a new run of the daemon."""
         stop = threading.Event()
         stop.set()  # a database that fails fails the test at once
-        camera = Camera(
+        return Camera(
             "finish",
             CameraSettings(path=self.folder, watch=self.watch),
             IngestSettings(settle_seconds=self.settle),
@@ -57,8 +59,6 @@ class Rig:
             stop=stop,
             news=self.news,
         )
-        camera.load()
-        return camera
 
     def restart(self) -> None:
         self.camera.ended()
@@ -93,9 +93,9 @@ class Rig:
         return self.states()
 
     def states(self) -> dict[str, State]:
-        return {
-            os.path.relpath(path, self.folder): state for state in State for path in self.ledger.paths("finish", state)
-        }
+        with self.database.query() as connection:
+            files = connection.execute(text("SELECT path, state FROM file_status")).all()
+        return {os.path.relpath(text_to_path(path), self.folder): State(state) for path, state in files}
 
     def finish(self, state: State = State.DONE) -> list[str]:
         """Let everything that is ready end in a state, as the pipeline would; return the names."""

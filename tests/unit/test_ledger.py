@@ -35,13 +35,13 @@ from bibwatch.images import Photo
 from bibwatch.stages.base import Outcome, Reading, Verdict
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
-from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.records import Claim, Finished, Priority, Recogniser, Sighting
 from bibwatch.store.report import Report
 
 _PIXEL = Image.new("RGB", (1, 1))
-_OCR = Reader("bib_number", "rapidocr", "aaaaaaaaaaaa")
+_OCR = Recogniser("bib_number", "rapidocr", "aaaaaaaaaaaa")
 _OTHER_OPTIONS = _OCR._replace(options_hash="bbbbbbbbbbbb")
-_OTHER_PRESET = Reader("bib_number", "another", "cccccccccccc")
+_OTHER_PRESET = Recogniser("bib_number", "another", "cccccccccccc")
 _AWAITED = {State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE}
 
 
@@ -106,10 +106,10 @@ def claim(ledger: Ledger, limit: int = 8, *, quarantined: bool = True) -> list[C
     return ledger.claim(limit, quarantined=quarantined)
 
 
-def read(ledger: Ledger, *bibs: str, content: str = "photo", reader: Reader = _OCR) -> None:
+def read(ledger: Ledger, *bibs: str, content: str = "photo", recogniser: Recogniser = _OCR) -> None:
     """Claim one file and record it as read."""
     (taken,) = ledger.claim(1, quarantined=True)
-    ledger.finish(reader, [Finished(taken, photo(content), outcome(*bibs), model="PP-OCR")])
+    ledger.finish(recogniser, [Finished(taken, photo(content), outcome(*bibs), model="PP-OCR")])
 
 
 def end(ledger: Ledger, state: State, error: str = "for a reason") -> None:
@@ -154,7 +154,7 @@ def test_one_path_in_two_cameras_is_two_files(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg", camera="finish")
     drop(ledger, "/drop/a.jpg", camera="start")
     assert [row["camera"] for row in sql("file_status")] == ["finish", "start"]
-    assert set(ledger.settled("start")) == {"/drop/a.jpg"}
+    assert set(ledger.recorded("start", ["/drop/a.jpg", "/drop/b.jpg"])) == {"/drop/a.jpg"}
 
 
 @pytest.mark.parametrize("inode", [0, 2**63, 2**64 - 1])
@@ -162,7 +162,7 @@ def test_the_cheap_identity_comes_back_as_it_was(ledger: Ledger, inode: int) -> 
     """Inodes are 64 bits without a sign; times before 1970 and sizes over 4 GiB are no reason to read a file again."""
     identity = Stat(inode, 2**40, -1, 2**62)
     ledger.record_sightings("finish", [Sighting("/drop/a.jpg", identity, State.READY)])
-    assert ledger.settled("finish") == {"/drop/a.jpg": identity}
+    assert ledger.recorded("finish", ["/drop/a.jpg"])["/drop/a.jpg"].stat == identity
     assert claim(ledger)[0].stat == identity
 
 
@@ -171,7 +171,7 @@ def test_any_file_name_is_kept(ledger: Ledger, sql: Any, name: bytes) -> None:
     """Whatever bytes a card has in its names; not UTF-8 included."""
     path = os.fsdecode(b"/drop/" + name)
     drop(ledger, path)
-    assert set(ledger.settled("finish")) == {path}
+    assert set(ledger.recorded("finish", [path])) == {path}
     (taken,) = claim(ledger)
     assert taken.path == path
     ledger.finish(_OCR, [Finished(taken, photo(), outcome("0042"))])
@@ -180,25 +180,26 @@ def test_any_file_name_is_kept(ledger: Ledger, sql: Any, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_only_settling_and_gone_files_are_looked_at_again(ledger: Ledger, state: State) -> None:
-    drop(ledger, "/drop/a.jpg", state=state)
-    assert set(ledger.settled("finish")) == (set() if state in {State.SETTLING, State.GONE} else {"/drop/a.jpg"})
-
-
-@pytest.mark.parametrize("state", State)
 def test_the_files_waited_for(ledger: Ledger, state: State) -> None:
-    """Those whose absence matters, and those that are gone: they may come back."""
+    """Those that are marked as gone when they are not there any more."""
     drop(ledger, "/drop/a.jpg", state=state)
-    awaited = state in _AWAITED | {State.GONE}
-    assert ledger.waiting("finish") == ({"/drop/a.jpg": state} if awaited else {})
+    assert ledger.waiting("finish") == ({"/drop/a.jpg": state} if state in _AWAITED else {})
     assert ledger.waiting("start") == {}
 
 
-def test_paths_in_a_state(ledger: Ledger) -> None:
-    drop(ledger, "/drop/a.cr3", state=State.RAW)
-    drop(ledger, "/drop/b.cr3", state=State.PAIRED)
-    drop(ledger, "/other/c.cr3", state=State.RAW, camera="start")
-    assert ledger.paths("finish", State.RAW) == {"/drop/a.cr3"}
+@pytest.mark.parametrize("state", State)
+def test_what_is_recorded_about_a_file(ledger: Ledger, state: State) -> None:
+    drop(ledger, "/drop/a.jpg", "/drop/b.jpg", state=state, number=3)
+    drop(ledger, "/drop/c.jpg", camera="start")
+    known = ledger.recorded("finish", ["/drop/a.jpg", "/drop/c.jpg", "/drop/never-seen.jpg"])
+    assert known == {"/drop/a.jpg": Sighting("/drop/a.jpg", stat(3), state)}
+
+
+def test_any_number_of_files_is_looked_up(ledger: Ledger) -> None:
+    """Databases limit the values in one statement: SQLite to 32,766, PostgreSQL to 65,535."""
+    paths = [f"/drop/{number}.jpg" for number in range(70_000)]
+    drop(ledger, paths[0], paths[1000], paths[-1])
+    assert set(ledger.recorded("finish", paths)) == {paths[0], paths[1000], paths[-1]}
 
 
 @pytest.mark.parametrize("state", State)
@@ -296,7 +297,8 @@ def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
 def test_claims_come_oldest_first_and_are_counted_before_the_first_byte_is_read(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/b.jpg", "/drop/a.jpg", "/drop/c.jpg")
     drop(ledger, "/drop/d.jpg", state=State.SETTLING)
-    assert ledger.ready() == 3
+    assert ledger.ready(8) == 3
+    assert ledger.ready(2) == 2  # counts no further
     taken = claim(ledger, 2)
     assert [each.path for each in taken] == ["/drop/b.jpg", "/drop/a.jpg"]
     assert [each.attempts for each in taken] == [1, 1]
@@ -308,7 +310,7 @@ def test_claims_come_oldest_first_and_are_counted_before_the_first_byte_is_read(
         "/drop/d.jpg": "settling",
     }
     assert [row["attempts"] for row in sql("file_status")] == [1, 1, 0, 0]
-    assert ledger.ready() == 1
+    assert ledger.ready(8) == 1
     assert [each.path for each in claim(ledger)] == ["/drop/c.jpg"]
     assert claim(ledger) == []
 
@@ -556,19 +558,19 @@ def test_a_batch_is_recorded_all_or_nothing(ledger: Ledger, sql: Any) -> None:
 def test_what_another_stage_says_is_in_stage_outputs(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     (taken,) = claim(ledger)
-    reader = Reader("picture_description", "smol", "dddddddddddd")
+    recogniser = Recogniser("picture_description", "smol", "dddddddddddd")
     said = {"text": "Zieleinlauf in Zürich", "tags": ["finish", None], "n": 1}
-    ledger.finish(reader, [Finished(taken, photo(), Outcome(output=said, device="cuda"), model="SmolVLM")])
+    ledger.finish(recogniser, [Finished(taken, photo(), Outcome(output=said, device="cuda"), model="SmolVLM")])
     (row,) = sql("stage_outputs")
     assert json.loads(row["output_json"]) == said
-    assert (row["stage"], row["preset"], row["model"], row["device"]) == (*reader[:2], "SmolVLM", "cuda")
+    assert (row["stage"], row["preset"], row["model"], row["device"]) == (*recogniser[:2], "SmolVLM", "cuda")
     assert sql("bib_results") == []
 
 
 def test_an_empty_output_is_an_output(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     (taken,) = claim(ledger)
-    ledger.finish(Reader("table", "smol", "d"), [Finished(taken, photo(), Outcome(output={}))])
+    ledger.finish(Recogniser("table", "smol", "d"), [Finished(taken, photo(), Outcome(output={}))])
     assert [row["output_json"] for row in sql("stage_outputs")] == ["{}"]
 
 
@@ -581,7 +583,7 @@ def test_changed_options_read_every_photo_again_and_replace_the_readings(ledger:
     assert ledger.recover([_OTHER_OPTIONS], 5) == 0
     assert states(sql) == {"/drop/a.jpg": "ready"}
     assert bibs(sql) == ["0042"]  # until there is a better one
-    read(ledger, "0043", reader=_OTHER_OPTIONS)
+    read(ledger, "0043", recogniser=_OTHER_OPTIONS)
     assert bibs(sql) == ["0043"]
     assert len(sql("image_status")) == 1
 
@@ -591,7 +593,7 @@ def test_going_back_to_the_first_options_shows_the_first_readings(ledger: Ledger
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
     ledger.recover([_OTHER_OPTIONS], 5)
-    read(ledger, "0043", reader=_OTHER_OPTIONS)
+    read(ledger, "0043", recogniser=_OTHER_OPTIONS)
     ledger.recover([_OCR], 5)
     assert bibs(sql) == ["0042"]
     assert states(sql) == {"/drop/a.jpg": "done"}
@@ -604,19 +606,19 @@ def test_going_back_shows_the_first_readings_of_those_photos_that_have_them(ledg
     read(ledger, "1", content="a")
     ledger.recover([_OTHER_OPTIONS], 5)
     drop(ledger, "/drop/b.jpg")
-    read(ledger, "2", content="b", reader=_OTHER_OPTIONS)
-    read(ledger, "3", content="a", reader=_OTHER_OPTIONS)
+    read(ledger, "2", content="b", recogniser=_OTHER_OPTIONS)
+    read(ledger, "3", content="a", recogniser=_OTHER_OPTIONS)
     ledger.recover([_OCR], 5)
     assert states(sql) == {"/drop/a.jpg": "done", "/drop/b.jpg": "ready"}
     assert bibs(sql) == ["1", "2"]
 
 
 def test_outputs_of_other_options_are_replaced_too(ledger: Ledger, sql: Any) -> None:
-    first, second = Reader("table", "smol", "a"), Reader("table", "smol", "b")
+    first, second = Recogniser("table", "smol", "a"), Recogniser("table", "smol", "b")
     drop(ledger, "/drop/a.jpg")
-    for number, reader in enumerate((first, second)):
-        ledger.recover([reader], 5)
-        ledger.finish(reader, [Finished(taken, photo(), Outcome(output={"n": number})) for taken in claim(ledger)])
+    for number, recogniser in enumerate((first, second)):
+        ledger.recover([recogniser], 5)
+        ledger.finish(recogniser, [Finished(taken, photo(), Outcome(output={"n": number})) for taken in claim(ledger)])
     assert [row["output_json"] for row in sql("stage_outputs")] == ['{"n": 1}']
 
 
@@ -624,7 +626,7 @@ def test_two_presets_stand_side_by_side(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     read(ledger, "0042")
     ledger.recover([_OTHER_PRESET], 5)
-    read(ledger, "0043", reader=_OTHER_PRESET)
+    read(ledger, "0043", recogniser=_OTHER_PRESET)
     ledger.recover([_OCR], 5)
     assert {row["preset"]: row["bib"] for row in sql("bib_results")} == {"rapidocr": "0042", "another": "0043"}
     assert states(sql) == {"/drop/a.jpg": "done"}
@@ -637,7 +639,7 @@ def test_a_restart_with_the_same_options_reads_nothing(ledger: Ledger, sql: Any)
     before = sql("file_status")
     assert ledger.recover([_OCR], 5) == 0
     assert sql("file_status") == before
-    assert ledger.ready() == 0
+    assert ledger.ready(1) == 0
 
 
 # What a person asks and tells
@@ -697,7 +699,7 @@ class Race(RuleBasedStateMachine):
 
     places = st.sampled_from([("finish", "/drop/a.jpg"), ("finish", "/drop/b.jpg"), ("start", "/start/a.jpg")])
     contents = st.sampled_from(["one", "two", "no bib"])
-    readers = st.sampled_from([_OCR, _OTHER_OPTIONS, _OTHER_PRESET])
+    recognisers = st.sampled_from([_OCR, _OTHER_OPTIONS, _OTHER_PRESET])
     empty: Path  # a migrated database
 
     def __init__(self) -> None:
@@ -715,10 +717,10 @@ class Race(RuleBasedStateMachine):
         self.database.close()
         self.folder.cleanup()
 
-    @initialize(reader=readers)
-    def start(self, reader: Reader) -> None:
-        self.reader = reader
-        assert self.ledger.recover([reader], 3) == 0
+    @initialize(recogniser=recognisers)
+    def start(self, recogniser: Recogniser) -> None:
+        self.recogniser = recogniser
+        assert self.ledger.recover([recogniser], 3) == 0
 
     def take(self, number: int) -> tuple[Claim, str]:
         return self.claims.pop(number % len(self.claims))
@@ -750,7 +752,7 @@ class Race(RuleBasedStateMachine):
     def settle(self, number: int) -> None:
         """A file that was waited for is complete as it is."""
         (camera, path), (found, _) = list(self.disk.items())[number % len(self.disk)]
-        if self.ledger.waiting(camera).get(path) in {State.SETTLING, State.GONE}:
+        if self.ledger.recorded(camera, [path])[path].state in {State.SETTLING, State.GONE}:
             self.ledger.record_sightings(camera, [Sighting(path, found, State.READY)])
 
     @rule(place=places)
@@ -776,14 +778,14 @@ class Race(RuleBasedStateMachine):
         """The model answers; it is asked about each image once."""
         claim, content = self.take(number)
         seen = photo(content)
-        asked = seen.sha256 not in self.ledger.known([self.reader], [seen.sha256])
+        asked = seen.sha256 not in self.ledger.known([self.recogniser], [seen.sha256])
         said = outcome(*([] if content == "no bib" else [content]))
-        self.ledger.finish(self.reader, [Finished(claim, seen, said if asked else None)])
+        self.ledger.finish(self.recogniser, [Finished(claim, seen, said if asked else None)])
 
     @rule()
     def read_all(self) -> None:
         """A quiet hour: whatever is ready gets read."""
-        while self.ledger.ready():
+        while self.ledger.ready(1):
             self.claim(4, quarantined=True)
             self.everything_holds()
             while self.claims:
@@ -796,7 +798,7 @@ class Race(RuleBasedStateMachine):
         """The model fails on a photo."""
         claim, content = self.take(number)
         self.ledger.finish(
-            self.reader,
+            self.recogniser,
             [Finished(claim, photo(content), Outcome(error=ModelError("no")), state=state, error="no")],
         )
 
@@ -805,7 +807,7 @@ class Race(RuleBasedStateMachine):
     def end(self, number: int, state: State) -> None:
         """The file cannot be read as a photo."""
         claim, _ = self.take(number)
-        self.ledger.finish(self.reader, [Finished(claim, state=state, error="for a reason")])
+        self.ledger.finish(self.recogniser, [Finished(claim, state=state, error="for a reason")])
 
     @precondition(lambda self: self.claims)
     @rule(number=st.integers(0, 100))
@@ -813,14 +815,14 @@ class Race(RuleBasedStateMachine):
         claim, _ = self.take(number)
         self.ledger.release([claim])
 
-    @rule(reader=readers, attempts=st.integers(1, 3))
-    def crash(self, reader: Reader, attempts: int) -> None:
+    @rule(recogniser=recognisers, attempts=st.integers(1, 3))
+    def crash(self, recogniser: Recogniser, attempts: int) -> None:
         """`kill -9`, and a new start, perhaps with other options."""
         reading = [row for row in self.files.values() if row["state"] == State.READING]
-        found = self.ledger.recover([reader], attempts)
+        found = self.ledger.recover([recogniser], attempts)
         assert found == sum(row["attempts"] < attempts for row in reading)
         self.claims.clear()
-        self.reader = reader
+        self.recogniser = recogniser
 
     @precondition(lambda self: any(row["state"] in TROUBLE for row in self.files.values()))
     @rule(states=st.sets(st.sampled_from(sorted(TROUBLE)), min_size=4), place=st.none() | places)
@@ -864,12 +866,12 @@ class Race(RuleBasedStateMachine):
         assert len({tuple(row[key] for key in keys) for row in results}) == len(results)
         shown = [tuple(row[key] for key in keys[:3]) for row in results if not row["superseded"]]
         assert sorted(shown) == sorted({tuple(row[key] for key in keys[:3]) for row in results})
-        assert not any(row["superseded"] for row in results if tuple(row[key] for key in keys[1:]) == self.reader)
+        assert not any(row["superseded"] for row in results if tuple(row[key] for key in keys[1:]) == self.recogniser)
 
     def a_done_file_has_the_result_of_what_lies_there(self) -> None:
         """A photo has one row in `images`, and `bib_results` has the readings of just that photo."""
         assert len(set(self.images.values())) == len(self.images)
-        read = {row["image_id"] for row in rows(self.database, "results")}  # perhaps by another reader
+        read = {row["image_id"] for row in rows(self.database, "results")}  # perhaps by another recogniser
         for row in self.files.values():
             if row["state"] == State.DONE:
                 _, content = self.disk[row["camera"], row["path"]]

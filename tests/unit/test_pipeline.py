@@ -443,7 +443,7 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
     bench.run_until(lambda: True)
     # A new process does not change its mind.
     counting = bench.failover.models[:1] if reread else bench.failover.models
-    bench.ledger.recover([model.reader for model in counting], 3)
+    bench.ledger.recover([model.recogniser for model in counting], 3)
     assert bench.counts() == {State.DONE: 3}
 
 
@@ -545,7 +545,7 @@ def test_suspects_are_read_alone_and_last(bench: Bench) -> None:
     for shade in range(3):
         bench.add(f"{shade}.png", shade)
     assert len(bench.ledger.claim(4, quarantined=True)) == 3
-    assert bench.ledger.recover([bench.failover.preferred.reader], 3) == 3
+    assert bench.ledger.recover([bench.failover.preferred.recogniser], 3) == 3
     for shade in range(3, 8):
         bench.add(f"{shade}.png", shade)
     bench.run_until(lambda: bench.counts() == {State.DONE: 8})

@@ -107,6 +107,7 @@ def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
             paths,
             plugins=settings.plugins,
             limits=settings.images,
+            judge=settings.judge(),
             on_photos=lambda number: progress.update(bar, completed=number),
         )
 

@@ -22,6 +22,12 @@ _database = click.option("--database", metavar="URL", help="Where the results ar
 _camera = click.option(
     "--camera", "cameras", multiple=True, metavar="NAME=PATH", help="A camera's folder; may be given several times."
 )
+_bibs = click.option(
+    "--bibs", metavar="REGEX", help=r"What the race's bibs look like, such as '\d{3,4}'. [default: any number]"
+)
+_accept_at = click.option(
+    "--accept-at", type=click.FloatRange(0, 1), metavar="P", help="Least probability of an accepted reading."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 
@@ -42,12 +48,17 @@ def for_folders(command: F) -> F:
 
 def for_reading(command: F) -> F:
     """Give a command that reads photos its `settings`; the command is a StageCommand."""
-    return _with_settings(command, _config, check=True)
+    return _with_settings(command, _config, _bibs, _accept_at, check=True)
+
+
+def for_judging(command: F) -> F:
+    """Give a command that judges what is in the database its `settings`."""
+    return _with_settings(command, _config, _database, _bibs, _accept_at)
 
 
 def for_watching(command: F) -> F:
     """Give a command that does all of it its `settings`; the command is a StageCommand."""
-    return _with_settings(command, _config, _camera, _database, check=True)
+    return _with_settings(command, _config, _camera, _database, _bibs, _accept_at, check=True)
 
 
 def _with_settings(command: F, *options: Callable[[Any], Any], check: bool = False) -> F:
@@ -69,10 +80,9 @@ def _with_settings(command: F, *options: Callable[[Any], Any], check: bool = Fal
         from bibwatch import settings
         from bibwatch.cli import stage_options
 
-        given: dict[str, Any] = {"database_url": database, "stage": stage, "preset": preset}
-        given = {name: value for name, value in given.items() if value is not None}
-        if cameras:
-            given["cameras"] = dict(map(_named_path, cameras))
+        race = _given(bibs=others.pop("bibs", None), accept_at=others.pop("accept_at", None))
+        folders = dict(map(_named_path, cameras))
+        given = _given(database_url=database, stage=stage, preset=preset, cameras=folders or None, race=race or None)
         of_stages = stage_options.given(click.get_current_context())
         if preset is not None:  # a stage's own model gives way to the command line
             chosen = stage or settings.load(config).stage
@@ -94,6 +104,10 @@ def _with_settings(command: F, *options: Callable[[Any], Any], check: bool = Fal
     for option in reversed(options):
         call = option(call)
     return cast("F", call)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def open_database(settings: Settings) -> Database:

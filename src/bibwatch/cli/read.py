@@ -11,8 +11,10 @@ from bibwatch.cli.options import as_json, for_reading, shown
 from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
+    from bibwatch.judging import Judge
     from bibwatch.recognition import ReadResult
     from bibwatch.settings import Settings
+    from bibwatch.stages.base import Outcome
 
 
 @click.command("read", cls=StageCommand)
@@ -29,15 +31,16 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
     chosen = settings.registry().stage(settings.stage, settings.preset)
     chosen.load()
     failed = False
+    judge = settings.judge()
     for path, answer in recognition.read(chosen, files, settings.images):
         failed |= isinstance(answer, Exception)
         if as_json:
-            click.echo(json.dumps(_record(path, answer)))
+            click.echo(json.dumps(_record(path, answer, judge)))
         elif isinstance(answer, Exception):
             click.echo(f"{shown(path)}: {recognition.reason(answer)}", err=True)
         else:
             _, outcome = answer
-            text = chosen.text(outcome)
+            text = chosen.text(outcome) if outcome.output is not None else _text(judge, outcome)
             # What a stage other than bib_number says of one file stands alone, to be redirected into one.
             click.echo(text if outcome.output is not None and len(files) == 1 else _headed(path, text))
     if failed:
@@ -48,7 +51,13 @@ def _headed(path: str, text: str) -> str:
     return f"{shown(path)}:\n{text}\n" if "\n" in text else f"{shown(path)}: {text}"
 
 
-def _record(path: str, answer: ReadResult | Exception) -> dict[str, Any]:
+def _text(judge: Judge, outcome: Outcome) -> str:
+    from bibwatch.domain.readings import summary
+
+    return summary(judge.judge(outcome.candidates).readings)
+
+
+def _record(path: str, answer: ReadResult | Exception, judge: Judge) -> dict[str, Any]:
     from bibwatch.recognition import reason
 
     if isinstance(answer, Exception):
@@ -56,12 +65,13 @@ def _record(path: str, answer: ReadResult | Exception) -> dict[str, Any]:
     photo, outcome = answer
     bibs = [
         {
-            "bib": bib.bib,
-            "confidence": round(bib.confidence, 4),
-            "verdict": bib.verdict,
-            "box": bib.box and bib.box.rounded(),
+            "bib": reading.bib,
+            "confidence": round(reading.probability, 4),
+            "verdict": reading.verdict,
+            "reasons": list(map(str, reading.reasons)),
+            "box": reading.box and reading.box.rounded(),
         }
-        for bib in outcome.readings
+        for reading in judge.judge(outcome.candidates).readings
     ]
     record: dict[str, Any] = {"path": path, "sha256": photo.sha256, "width": photo.width, "height": photo.height}
     record |= {"bibs": bibs} if outcome.output is None else {"output": outcome.output}

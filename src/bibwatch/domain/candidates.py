@@ -1,7 +1,8 @@
-"""What a model saw that may be a bib, before anybody judges it."""
+"""What a model saw that may be a bib, before anybody judges it, and the looks at a photo that it was seen in."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,13 @@ class Look(StrEnum):
     EARLIER_VERSION = "earlier_version"  # carried over from readings made before candidates were kept
 
 
+class Source(StrEnum):
+    """What a candidate was in the model's answer."""
+
+    LINE = "line"  # a line of text that an OCR saw
+    VALUE = "value"  # a value in a reply
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A line or value that may be part of a bib; the box is in pixels of the upright photo at full size."""
@@ -29,22 +37,24 @@ class Candidate:
     text: str  # as it was seen
     score: float  # how sure the model was of the text, 0 to 1
     box: Box | None = None
+    source: Source = Source.VALUE
     look: Look = Look.PHOTO
     model: str | None = None  # where it was another than the stage's own
     edge_distance: float | None = None  # from the box to the photo's nearest edge, as a share of that side
     alternatives: tuple[str, ...] = ()  # other ways to take the text, best first
     beside: str | None = None  # the letter or word next to it
+    about: str | None = None  # the candidate that a second model was asked about
     doubt: str | None = None  # what speaks against it in the reply itself
 
 
 @dataclass(frozen=True)
-class LookTaken:
-    """One look at a photo or at a part of it: evidence even where it saw nothing."""
+class Glance:
+    """One look that was taken, at a photo or a part of it: evidence even where it saw nothing."""
 
     look: Look
     candidates: int  # how many it saw
-    box: Box | None = None  # the part looked at; None: the whole photo
-    model: str | None = None
+    box: Box | None = None  # the part looked at, in pixels of the photo; None: all of it
+    model: str | None = None  # where it was another than the stage's own
     error: str | None = None
 
 
@@ -55,3 +65,9 @@ def best(candidates: Iterable[Candidate]) -> tuple[tuple[Candidate, ...], int]:
         return found, 0
     kept = sorted(range(len(found)), key=lambda index: -found[index].score)[:MOST]
     return tuple(found[index] for index in sorted(kept)), len(found) - MOST
+
+
+def normalized(text: str) -> str:
+    """Return a text as bibs are written: in capitals, without spaces, full-width characters as plain ones."""
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return "".join(plain.split()).upper()

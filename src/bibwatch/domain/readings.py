@@ -17,6 +17,18 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a reading is worth what it is: the rule that says so, and what it says in words."""
+
+    rule: str
+    text: str
+    forbids: bool = True  # acceptance
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Reading:
     """One bib in one photo; the box is in pixels of the upright photo at full size."""
 
@@ -24,7 +36,7 @@ class Reading:
     probability: float  # that the whole number is right, 0 to 1
     verdict: Verdict
     box: Box | None = None
-    reasons: tuple[str, ...] = ()  # in words
+    reasons: tuple[Reason, ...] = ()
     read_as: str = ""  # the text as the model saw it
     model: str | None = None  # the one that decided, where it was another than the stage's own
 

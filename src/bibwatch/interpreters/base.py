@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from bibwatch.domain.box import Box
 from bibwatch.runtimes.base import Constraint, OutputKind, Prediction
 
 
@@ -18,19 +17,14 @@ class InterpreterOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     accepts: ClassVar[OutputKind] = OutputKind.TEXT
-    # What kind of value comes of it, such as "bibs"; a stage takes interpreters of the kinds it knows.
+    # What kind of value comes of it, such as "candidates"; a stage takes interpreters of the kinds it knows.
     produces: ClassVar[str] = ""
+    # Raise when the same prediction gives other values than before: results are then no longer current.
+    code_revision: ClassVar[int] = 1
+    # Options that are set elsewhere today, and where.
+    moved: ClassVar[Mapping[str, str]] = {}
 
     kind: str
-
-
-@dataclass(frozen=True)
-class Bib:
-    """A bib number as printed (a string: `0042`, `M10151`), how sure it is (0 to 1), and where."""
-
-    text: str
-    confidence: float
-    box: Box | None
 
 
 OptionsT = TypeVar("OptionsT", bound=InterpreterOptions)

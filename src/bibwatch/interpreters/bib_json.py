@@ -1,25 +1,23 @@
-"""`bib_json`: bibs in a reply that is, or has in it, JSON.
+"""`bib_json`: what may be bibs in a reply that is JSON, or has JSON in it.
 
 Knows the shapes in which models name bibs, and what a reply's tokens say of how sure the model was. Does not know
-which bibs to trust.
+which of them are bibs.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import Candidate, normalized
 from bibwatch.errors import ModelReplyError
-from bibwatch.interpreters.base import Bib, Interpreter, InterpreterOptions
-from bibwatch.interpreters.bibs import BibOptions, surest
+from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import Json, answer_start, json_values, quoted, reply, unfenced
 from bibwatch.runtimes.base import Constraint, CoordinateSpace, Prediction, Token
 
@@ -30,15 +28,19 @@ _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _NONE = {"none", "null", "n/a", "no bib", "no bibs"}
 _TROUBLES = ("error", "message", "reason")  # what a model may say beside an empty list: it could not look
 _DOUBTFUL_AT_MOST = 0.5
+# What an engine that can be held to a form may write as a number: any bib there is, and no words.
+_BIB = r"[A-Z]{0,3}[0-9]{1,6}[A-Z]?"
+_NUMBER = re.compile(r"[A-Z]{0,4}[-.:]?\d[\d.:-]*[A-Z]{0,2}")
 _LABEL = re.compile(r"^(?:bib|number|no\.?|nr\.?|[#№:\s])+", re.IGNORECASE)  # that models put before a number
 _EXAMPLE = re.compile(r'"[^"]*"|\{.*?\}|\[.*?\]', re.DOTALL)  # in a prompt: a model that cannot read repeats it
 _SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
 
 
-class BibJsonOptions(BibOptions):
-    """Which numbers of a reply are bibs, and how sure they are."""
+class BibJsonOptions(InterpreterOptions):
+    """How sure the numbers of a reply are."""
 
-    produces: ClassVar[str] = "bibs"
+    produces: ClassVar[str] = "candidates"
+    moved: ClassVar[Mapping[str, str]] = {"pattern": "race.bibs"}
 
     kind: Literal["bib_json"] = "bib_json"
     unknown_confidence: float = Field(
@@ -58,12 +60,16 @@ class _Entry(BaseModel):
         """How sure the bib is. What a model says of its own sureness is believed only against the bib."""
         stated = _number(self.confidence)
         without = min(stated, unknown) if stated is not None and 0 <= stated <= 1 else unknown
-        sure = without if tokens is None else tokens
-        return min(sure, _DOUBTFUL_AT_MOST) if str(self.legible).lower() in {"false", "no"} else sure
+        return without if tokens is None else tokens
+
+    @property
+    def is_illegible(self) -> bool:
+        """Whether the model says that it could not really read it."""
+        return str(self.legible).lower() in {"false", "no"}
 
 
-class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
-    """Takes the numbers a reply names; a number named twice is one bib, the surer one.
+class BibJson(Interpreter[BibJsonOptions, tuple[Candidate, ...]]):
+    """Take every value that a reply names as a bib.
 
     No bibs is an answer only where the reply says so; a reply of anything else is a ModelReplyError.
     """
@@ -77,12 +83,12 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the reply that is wanted, for engines that can hold a model to one."""
-        number = {"type": "string", "pattern": f"^(?:{self.options.pattern.pattern})$"}
+        number = {"type": "string", "pattern": f"^(?:{_BIB})$"}
         box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
         entry = _object({"number": number, "box": box}, required=["number"])
         return _object({"bibs": {"type": "array", "items": entry}}, required=["bibs"])
 
-    def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
+    def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
         text = reply(prediction, prompt)
         if _says_none(unfenced(text)):
             return ()
@@ -91,31 +97,46 @@ class BibJson(Interpreter[BibJsonOptions, tuple[Bib, ...]]):
         named = [entry for entry in entries if entry.number and not _says_none(entry.number)]
         if not named and (trouble := _trouble(found.values)):
             raise ModelReplyError(f"the model names no bibs and says: {quoted(trouble)}")
-        bibs = self._bibs(named, prediction)
-        words, contradictory = _words(prompt), _contradicts_itself(found)
-        bibs = [_doubted(bib) if contradictory or bib.text in words else bib for bib in bibs]
+        candidates = self._candidates(named, prediction, prompt, contradictory=_contradicts_itself(found))
+        numbers = [number for number in map(_number_in, candidates) if number]
         examples = _words(" ".join(_EXAMPLE.findall(prompt)))
-        if bibs and all(bib.text in examples for bib in bibs):
-            raise ModelReplyError(f"the reply repeats the example of the prompt: {bibs[0].text}")
-        # Numbers that are no bibs are left out, as `bib_lines` does; words in their place are no answer at all.
-        if not bibs and not all(_is_number(entry.number or "") for entry in named):
+        if numbers and all(number in examples for number in numbers):
+            raise ModelReplyError(f"the reply repeats the example of the prompt: {numbers[0]}")
+        if named and not numbers:  # words where a number should be are no answer at all
             raise ModelReplyError(f"no number where the bib should be: {quoted(text)}")
-        return surest(bibs)
+        return candidates
 
-    def _bibs(self, entries: Sequence[_Entry], prediction: Prediction) -> list[Bib]:
-        sureness = _Sureness(prediction.tokens)
-        bibs = []
+    def _candidates(
+        self, entries: Sequence[_Entry], prediction: Prediction, prompt: str, *, contradictory: bool
+    ) -> tuple[Candidate, ...]:
+        probabilities = _NumberProbabilities(prediction.tokens)
+        asked = _words(prompt)
+        candidates = []
         for entry in entries:
             printed = entry.number or ""
-            by_tokens = sureness.of_next(printed)
-            if text := self.options.bib(printed) or self.options.bib(_LABEL.sub("", printed)):
-                sure = entry.confidence_by(by_tokens, self.options.unknown_confidence)
-                bibs.append(Bib(text, sure, _box(entry.box, prediction.coordinates)))
-        return bibs
+            score = entry.confidence_by(probabilities.of_next(printed), self.options.unknown_confidence)
+            bare = _LABEL.sub("", printed)
+            doubt = None
+            if entry.is_illegible:
+                doubt = "the model calls it illegible"
+            elif contradictory:
+                doubt = "the reply contradicts itself"
+            elif {normalized(printed), normalized(bare)} & asked:
+                doubt = "a word of the question"
+            candidates.append(
+                Candidate(
+                    text=printed,
+                    score=min(score, _DOUBTFUL_AT_MOST) if doubt else score,
+                    box=_box(entry.box, prediction.coordinates),
+                    alternatives=(bare,) if bare and bare != printed else (),
+                    doubt=doubt,
+                )
+            )
+        return tuple(candidates)
 
 
-class _Sureness:
-    """How sure the model was of each number, in the order of the reply: from the tokens it is written with."""
+class _NumberProbabilities:
+    """The probability of each number, in the order of the reply: that of the tokens it is written with."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
@@ -179,21 +200,18 @@ def _numbers(text: str) -> list[str]:
     return _SEVERAL.split(" ".join(text.split()))
 
 
-def _is_number(text: str) -> bool:
-    """Tell whether a text is some number, a bib or not: `7`, `14:32`, `A12`."""
-    return bool(re.search(r"\d", text) and re.fullmatch(r"[\w:.-]+", text))
+def _number_in(candidate: Candidate) -> str | None:
+    """Return the number that a candidate is, a bib of any race or not (`7`, `14:32`, `A12`); None for words."""
+    texts = map(normalized, (candidate.text, *candidate.alternatives))
+    return next((text for text in texts if _NUMBER.fullmatch(text)), None)
 
 
 def _says_none(text: str) -> bool:
     return text.strip(" \n.!\"'").lower() in _NONE
 
 
-def _doubted(bib: Bib) -> Bib:
-    return replace(bib, confidence=min(bib.confidence, _DOUBTFUL_AT_MOST))
-
-
 def _words(prompt: str) -> set[str]:
-    return set(re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).upper()))
+    return {normalized(word) for word in re.findall(r"\w+", prompt)}
 
 
 def _box(written: Any, coordinates: CoordinateSpace | None) -> Box | None:

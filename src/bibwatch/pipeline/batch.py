@@ -18,9 +18,10 @@ from bibwatch.errors import (
     ModelUnavailableError,
 )
 from bibwatch.images import Photo
+from bibwatch.judging import Judge
 from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.stages.base import Outcome
-from bibwatch.store.records import Claim, Finished, Priority
+from bibwatch.store.records import Claim, Finished, Priority, Result
 
 
 @dataclass(eq=False)
@@ -30,6 +31,7 @@ class Batch:
     claims: list[Claim]
     photos: list[Future[Photo | Finished]]
     model: ModelHealth
+    judge: Judge
     since: float = field(default_factory=time.monotonic)
     answers: Future[BatchResult] = field(init=False)
 
@@ -48,10 +50,10 @@ class BatchResult:
     unavailable: ModelError | None = None  # why the model cannot be asked now
 
     def add(self, batch: Batch, claim: Claim, photo: Photo, outcome: Outcome | None, max_attempts: int) -> None:
-        """Judge the answer about one photo (None: there is a result already)."""
+        """Add what came of one photo (None: there is a result already)."""
         error = outcome.error if outcome else None
-        if error is None:
-            self.finished.append(Finished(claim, photo, outcome, model=batch.model.stage.options.model_options.model))
+        if outcome is None or error is None:
+            self.finished.append(Finished(claim, photo, _result(outcome, batch) if outcome else None))
         elif self._is_about(batch, error):
             state = State.FAILED if claim.attempts >= max_attempts else State.READY
             self.finished.append(Finished(claim, photo, state=state, error=str(error)))
@@ -76,3 +78,19 @@ class BatchResult:
                 return self.unavailable is None
             case _:
                 return True
+
+
+def _result(outcome: Outcome, batch: Batch) -> Result:
+    """Return what is recorded of an outcome: judged at once, if it is one with candidates."""
+    of_bibs, judge = outcome.output is None, batch.judge
+    return Result(
+        model=batch.model.stage.options.model_options.model,
+        device=outcome.device,
+        seconds=outcome.seconds,
+        output=outcome.output,
+        candidates=outcome.candidates,
+        glances=outcome.glances,
+        cut=outcome.cut,
+        judgement=judge.judge(outcome.candidates) if of_bibs else None,
+        judged_by=judge.fingerprint if of_bibs else None,
+    )

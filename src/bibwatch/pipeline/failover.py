@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.pipeline.model_health import ALARMING, ModelHealth
-from bibwatch.store.records import Reader
 
 log = structlog.get_logger()
 
@@ -69,9 +69,9 @@ class Failover:
         elif not isinstance(self.preferred.error, ALARMING):
             raise self.preferred.error
 
-    def readers(self, model: ModelHealth) -> list[Reader]:
+    def recognisers(self, model: ModelHealth) -> list[Recogniser]:
         """Return whose results count when a model is to read: those of a fallback do not count for its betters."""
-        return [each.reader for each in self.models[: self.models.index(model) + 1]]
+        return [each.recogniser for each in self.models[: self.models.index(model) + 1]]
 
     def current(self, *, needed: bool = True) -> ModelHealth | None:
         """Return the model to ask next; None while photos must wait. Where none do (not `needed`), none is loaded."""

@@ -25,7 +25,6 @@ from bibwatch.errors import (
     one_line,
 )
 from bibwatch.stages.base import Outcome, Stage
-from bibwatch.store.records import Reader
 
 log = structlog.get_logger()
 
@@ -42,7 +41,7 @@ class ModelHealth:
         self.stage = stage
         self.preset: str = stage.options.model_options.name
         self.batch_size: int = stage.options.model_options.batch_size
-        self.reader = Reader.of(stage_name, stage.options)
+        self.recogniser = stage.options.recogniser(stage_name)
         # Why it cannot be asked, if it cannot, and when that began on the monotonic clock.
         self.error: BaseException | None = ModelUnavailableError(f"{self.preset} is not loaded yet")
         self.since: float | None = None

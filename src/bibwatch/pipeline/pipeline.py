@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import tzinfo
 
 import structlog
 
 from bibwatch import telemetry
 from bibwatch.errors import ConfigurationError, ModelUnavailableError
 from bibwatch.images import ImageLimits, Photo
+from bibwatch.judging import Judge
 from bibwatch.loops import Loop
 from bibwatch.pipeline.batch import Batch, BatchResult
 from bibwatch.pipeline.decoding import prepare
@@ -43,21 +45,29 @@ class Pipeline(Loop):
         settings: PipelineSettings,
         limits: ImageLimits,
         ledger: Ledger,
+        judge: Judge,
         *,
+        zone: tzinfo | None = None,
         reread: bool = False,
         stop: threading.Event,
         news: threading.Event,
     ) -> None:
-        """`reread`: what a fallback has read is read again when the preferred model is back."""
+        """`reread`: what a fallback has read is read again when the preferred model is back.
+
+        `zone` is the time zone of cameras that write none.
+        """
         super().__init__("pipeline", stop)
         self._failover = failover
         self._settings = settings
         self._limits = limits
         self._ledger = ledger
+        self._judge = judge
+        self._zone = zone
         self._reread = reread
         self._news = news
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         abreast = sum(model.stage.concurrent_calls for model in failover.models)
+        self._largest_batch = max(model.batch_size for model in failover.models)
         self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
         self._flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
@@ -95,8 +105,7 @@ class Pipeline(Loop):
 
     def _take(self) -> bool:
         """Start a batch if there is a model for it, and enough photos, or they have waited long enough."""
-        ready = self.retry_until_stored(self._ledger.ready)
-        telemetry.READY_FILES.set(ready)
+        ready = self.retry_until_stored(lambda: self._ledger.ready(self._largest_batch))
         model = self._model(needed=ready > 0)
         if ready == 0 or model is None or not self._has_room(model):
             self._ready_since = None
@@ -126,15 +135,15 @@ class Pipeline(Loop):
 
     def _read_again(self) -> None:
         """Have photos that only a fallback has read wait for the preferred model, after all others."""
-        photos = self.retry_until_stored(lambda: self._ledger.read_again(self._failover.preferred.reader))
+        photos = self.retry_until_stored(lambda: self._ledger.read_again(self._failover.preferred.recogniser))
         if photos:
             log.info("photos.read_again", photos=photos, preset=self._failover.preferred.preset)
 
     def _start(self, claims: list[Claim], model: ModelHealth) -> None:
         side = model.stage.longest_side
-        photos = [self._decoders.submit(prepare, claim, self._limits, side) for claim in claims]
+        photos = [self._decoders.submit(prepare, claim, self._limits, side, self._zone) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
-        batch = Batch(claims, photos, model)
+        batch = Batch(claims, photos, model, self._judge)
         batch.answers = self._readers.submit(self._read, batch)
         batch.answers.add_done_callback(lambda _: self._news.set())
         self._flight.append(batch)
@@ -175,9 +184,9 @@ class Pipeline(Loop):
 
     def _outcomes(self, model: ModelHealth, images: dict[str, Photo]) -> dict[str, Outcome | None]:
         """Ask the stage about every image once, unless there is a result already (None)."""
-        readers = self._failover.readers(model)
+        recognisers = self._failover.recognisers(model)
         outcomes: dict[str, Outcome | None] = dict.fromkeys(
-            self.retry_until_stored(lambda: self._ledger.known(readers, images.keys()))
+            self.retry_until_stored(lambda: self._ledger.known(recognisers, images.keys()))
         )
         new = {sha256: photo for sha256, photo in images.items() if sha256 not in outcomes}
         if not new:
@@ -207,12 +216,12 @@ class Pipeline(Loop):
         return bool(done)
 
     def _finish(self, batch: Batch, answers: BatchResult) -> None:
-        self.retry_until_stored(lambda: self._ledger.finish(batch.model.reader, answers.finished))
+        self.retry_until_stored(lambda: self._ledger.finish(batch.model.recogniser, answers.finished))
         kept = {claim.id for claim in (*(item.claim for item in answers.finished), *answers.quarantined)}
         left = [claim for claim in batch.claims if claim.id not in kept]
         self._release(left)
         self._release(answers.quarantined, quarantined=True)
-        if any(item.outcome for item in answers.finished):
+        if any(item.result for item in answers.finished):
             batch.model.succeed()
         if answers.unavailable and batch.model.error is None:  # of several batches one is enough to tell
             batch.model.fail(answers.unavailable)
@@ -242,7 +251,7 @@ class Pipeline(Loop):
             if item.error and self._is_news(item.claim.path, item.state, item.error):
                 log.warning(f"photo.{item.state}", camera=item.claim.camera, path=item.claim.path, error=item.error)
         read = [item for item in answers.finished if item.photo]
-        bibs = sum(len(item.outcome.readings) for item in read if item.outcome)
+        bibs = sum(len(item.result.judgement.readings) for item in read if item.result and item.result.judgement)
         if read:
             log.info("batch.done", photos=len(read), bibs=bibs, seconds=round(seconds, 2), preset=batch.model.preset)
 

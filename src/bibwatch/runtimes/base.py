@@ -53,6 +53,8 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     output_kind: ClassVar[OutputKind] = OutputKind.TEXT
+    # Raise when the runtime gives other predictions for the same options than before: photos are then read again.
+    code_revision: ClassVar[int] = 1
     # Facts of the hardware, or for people: they change how fast an answer comes, not the answer.
     hardware_fields: ClassVar[frozenset[str]] = frozenset({"name", "batch_size", "threads"})
     about_fields: ClassVar[frozenset[str]] = frozenset(
@@ -81,9 +83,14 @@ class ModelOptions(BaseModel):
     note: str | None = Field(default=None, description="What else there is to say of it.")
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that can change an answer; they go into the options hash of a result."""
-        # The question that was asked is in the hash by itself; those for other stages change nothing.
-        return self.model_dump(mode="json", exclude={*self.hardware_fields, *self.about_fields, "prompts"})
+        """Return what can change what the model says; it goes into the fingerprint of a result.
+
+        Fields at their default are left out: one that is new changes nothing for the results that are there.
+        """
+        # The question that was asked is in the fingerprint by itself; those for other stages change nothing.
+        excluded = {*self.hardware_fields, *self.about_fields, "prompts", "kind"}
+        fields = self.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
+        return {"kind": self.kind, "code_revision": self.code_revision, **fields}
 
     @property
     def model(self) -> str:

@@ -11,15 +11,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import Candidate, Glance
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
@@ -39,8 +39,13 @@ class StageOptions(BaseModel):
     # The stage's own question, by how the model writes; each stage has one for MARKDOWN.
     questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: ""}
 
-    # Fields with further models, which a preset's name may stand for too.
-    submodels: ClassVar[tuple[str, ...]] = ()
+    # Fields with the models of substages, and the preset that each takes if none is given. A preset's name, or a
+    # table, may stand for a model there too.
+    submodels: ClassVar[Mapping[str, str | None]] = {}
+    # Raise when the same model and options give other outcomes than before: photos are then read again.
+    code_revision: ClassVar[int] = 1
+    # Options that are set elsewhere today, and where.
+    moved: ClassVar[Mapping[str, str]] = {}
 
     kind: str
     model_options: SerializeAsAny[ModelOptions]
@@ -90,7 +95,7 @@ class StageOptions(BaseModel):
         return self
 
     def substages(self) -> dict[str, StageOptions]:
-        """Return the stages that this one asks in its turn, by name; they come to it as `substages`."""
+        """Return the options of the stages that this one asks in its turn, by name."""
         return {}
 
     @property
@@ -100,42 +105,44 @@ class StageOptions(BaseModel):
         own = self.questions.get(model.markup, self.questions[Markup.MARKDOWN])
         return self.prompt or model.prompts.get(self.kind) or own
 
+    def recogniser(self, stage: str) -> Recogniser:
+        """Return who recognises when the stage called `stage` has these options."""
+        return Recogniser(stage, self.model_options.name, self.fingerprint())
+
     def fingerprint(self) -> str:
-        """Hash every option that can change an answer (12 hex digits)."""
-        own = self.model_dump(mode="json", exclude={"model_options"})
-        own["model_options"] = self.model_options.identity()
-        for name in self.submodels:
-            model = getattr(self, name)
-            own[name] = model.identity() if model else None
-        own["prompt"] = self.question if self.model_options.output_kind is OutputKind.TEXT else ""
-        text = json.dumps(own, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Hash everything that can change what the model says (12 hex digits).
 
-
-class Verdict(StrEnum):
-    """What a reading is worth."""
-
-    ACCEPTED = "accepted"
-    REVIEW = "review"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One bib in one photo; the box is in pixels of the upright photo at full size."""
-
-    bib: str
-    confidence: float
-    verdict: Verdict
-    box: Box | None
-    model: str | None = None  # the one that decided, where it was another than the stage's own
+        Options at their default are left out, so that a new one leaves the results of old photos valid; what changes
+        for all photos without an option raises a `code_revision`.
+        """
+        excluded = {"model_options", "model_interpreter_options", "prompt", *self.submodels}
+        interpreter = self.model_interpreter_options
+        seen = {
+            "stage": [
+                self.kind,
+                self.code_revision,
+                self.model_dump(mode="json", exclude=excluded, exclude_defaults=True),
+            ],
+            "interpreter": [
+                interpreter.kind,
+                interpreter.code_revision,
+                interpreter.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True),
+            ],
+            "model": self.model_options.identity(),
+            "question": self.question if self.model_options.output_kind is OutputKind.TEXT else "",
+            "substages": {name: options.fingerprint() for name, options in self.substages().items()},
+        }
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made of one photo. With `error` set, nothing else is an answer."""
+    """What a stage saw in one photo. With `error` set, nothing else is an answer."""
 
-    readings: tuple[Reading, ...] = field(default=())
-    output: dict[str, Any] | None = None  # what a stage other than bib_number has to say
+    candidates: tuple[Candidate, ...] = ()  # what may be bibs, for the judge
+    glances: tuple[Glance, ...] = ()  # the looks that were taken
+    cut: int = 0  # candidates left out because there were too many
+    output: dict[str, Any] | None = None  # what a stage that reads no bibs has to say
     device: str = ""
     seconds: float = 0.0
     error: ModelError | None = None
@@ -152,11 +159,18 @@ class Stage(ABC, Generic[OptionsT]):
 
     options_type: ClassVar[type[StageOptions]]
 
-    def __init__(self, options: OptionsT, runtime: Runtime[Any], interpreter: Interpreter[Any, Any]) -> None:
+    def __init__(
+        self,
+        options: OptionsT,
+        runtime: Runtime[Any],
+        interpreter: Interpreter[Any, Any],
+        substages: Mapping[str, Stage[Any]] | None = None,
+    ) -> None:
+        """`substages` are those that `options.substages()` describes, by the same names."""
         self.options = options
         self.runtime = runtime
         self.interpreter = interpreter
-        self.substages: dict[str, Stage[Any]] = {}
+        self.substages: Mapping[str, Stage[Any]] = substages or {}
         # A model that has use for one call at a time gets one, however many threads ask.
         self._turn = nullcontext() if runtime.concurrent_calls > 1 else threading.RLock()
 
@@ -171,7 +185,7 @@ class Stage(ABC, Generic[OptionsT]):
         return self.options.model_options.longest_side
 
     def load(self) -> None:
-        """Load the model, and those of further stages. Raises ConfigurationError if this machine cannot run them."""
+        """Load the model, and those of the substages. Raises ConfigurationError if this machine cannot run them."""
         for stage in self.substages.values():
             stage.load()
         try:
@@ -196,10 +210,10 @@ class Stage(ABC, Generic[OptionsT]):
         self.close()
 
     def warm_up(self) -> None:
-        """Load the model and make it answer once, so that the first photo does not wait; then those of further stages.
+        """Load the model and make it answer once, so that the first photo does not wait; then those of the substages.
 
-        Raises its errors. A further model that cannot be asked yet is no reason to wait: what it would have been asked
-        is for review till then.
+        Raises its errors. A substage whose model cannot be asked yet is no reason to wait: what it would have been
+        asked about goes to review until then.
         """
         self.load()
         with self._turn, self.runtime.short_answers():
@@ -245,7 +259,7 @@ class Stage(ABC, Generic[OptionsT]):
         error = prediction.error
         try:
             if error is None:
-                return self.judge(photo, prediction)
+                return self.interpret(photo, prediction)
         except ModelError as exc:
             error = exc
         except Exception as exc:  # noqa: BLE001  # as above
@@ -253,7 +267,7 @@ class Stage(ABC, Generic[OptionsT]):
         return Outcome(device=prediction.device, seconds=prediction.seconds, error=error)
 
     @abstractmethod
-    def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
+    def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
         """Interpret one prediction for one photo. Raises ModelReplyError."""
 
     def text(self, outcome: Outcome) -> str:

@@ -106,7 +106,7 @@ class RegionStage(Stage[OptionsT]):
         for photo, its in zip(photos, wanted, strict=True):
             yield self._together(photo, its, [next(predictions) for _ in its])
 
-    def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
+    def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
         """Return what a prediction says of its region alone; `read` puts the regions of a photo together."""
         return Outcome(output=self.value(prediction), device=prediction.device, seconds=prediction.seconds)
 

@@ -1,24 +1,28 @@
 """The ledger: what became of every file.
 
-Every method is one transaction; a result and its file's new state are written together. Knows states and rows;
-does not look at the disk and asks no model. Raises StoreError when the database is not to be had.
+Every method is one transaction; a result and its file's new state are written together. It touches no disk and no
+model. Every method raises StoreError when the database is unavailable.
+
+What runs for every photo finds its rows by index: its cost does not depend on how many files the ledger holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, String, and_, bindparam, case, func, not_, or_, select, update
 
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.store import results
 from bibwatch.store.database import Database
-from bibwatch.store.records import Claim, Finished, Priority, Reader, Sighting
+from bibwatch.store.records import Claim, Finished, Priority, Sighting
 from bibwatch.store.schema import cameras, files, insert_into, now, path_to_text, text_to_path
 
-_MOST_PATHS = 1000  # in one statement: a database takes only so many values
+_MOST_PATHS = 1000  # per statement: databases limit the number of values
 _AWAITED = (State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE)
 
 
@@ -28,29 +32,29 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # What ingest asks and tells
+    # For ingest
 
-    def settled(self, camera: str) -> dict[str, Stat]:
-        """Return path and stat of every file of a camera that is not settling or gone: no need to look again."""
-        query = select(files).where(files.c.camera == camera, files.c.state.not_in([State.SETTLING, State.GONE]))
+    def recorded(self, camera: str, paths: Collection[str]) -> dict[str, Sighting]:
+        """Return what is recorded about the given paths of a camera, by path; unknown paths are left out."""
+        found: dict[str, Sighting] = {}
         with self._database.query() as connection:
-            return {text_to_path(row["path"]): _stat(row) for row in connection.execute(query).mappings()}
-
-    def paths(self, camera: str, state: State) -> set[str]:
-        """Return the paths of a camera's files in one state."""
-        query = select(files.c.path).where(files.c.camera == camera, files.c.state == state)
-        with self._database.query() as connection:
-            return {text_to_path(path) for path in connection.execute(query).scalars()}
+            for part in _parts(paths):
+                rows = connection.execute(_RECORDED, {"of_camera": camera, "paths": part}).all()
+                for stored, inode, size, mtime_ns, ctime_ns, state in rows:
+                    path = text_to_path(stored)
+                    found[path] = Sighting(path, Stat(int(inode), size, mtime_ns, ctime_ns), State(state))
+        return found
 
     def waiting(self, camera: str) -> dict[str, State]:
-        """Return the files of a camera whose presence matters: those waited for, and those that have gone."""
-        waiting = files.c.state.in_([*_AWAITED, State.GONE])
-        query = select(files.c.path, files.c.state).where(files.c.camera == camera, waiting)
+        """Return the path and state of every file of a camera that has yet to become complete or readable."""
+        query = select(files.c.path, files.c.state).where(files.c.camera == camera, files.c.state.in_(_AWAITED))
+        # In the order of the index: otherwise SQLite scans the table once somebody has run ANALYZE.
+        query = query.order_by(files.c.camera, files.c.state)
         with self._database.query() as connection:
             return {text_to_path(path): State(state) for path, state in connection.execute(query).all()}
 
     def mark_gone(self, camera: str, paths: Collection[str]) -> None:
-        """Record that files which were waited for are no longer there."""
+        """Mark those of the paths as gone that were still waited for."""
         gone = {"state": State.GONE, "error": "vanished before it was complete", "updated_at": now()}
         here = and_(files.c.camera == camera, files.c.state.in_(_AWAITED))
         with self._database.write() as connection:
@@ -58,7 +62,7 @@ class Ledger:
                 connection.execute(update(files).where(here, files.c.path == path_to_text(path)).values(gone))
 
     def record_sightings(self, camera: str, sightings: Iterable[Sighting]) -> None:
-        """Record files as new or changed; whatever was known of the old content of a path no longer counts for it."""
+        """Record new and changed files; a path that has new content starts afresh."""
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
             return
@@ -86,24 +90,25 @@ class Ledger:
             connection.execute(statement, rows)
 
     def record_camera(self, name: str, path: str, state: str, error: str | None) -> None:
-        """Record how a camera's folder is."""
+        """Record the state of a camera's folder."""
         error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
         statement = insert_into(self._database.engine.dialect.name, cameras).values(row)
         with self._database.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
-    # What the pipeline asks and tells
+    # For the pipeline
 
-    def recover(self, readers: Sequence[Reader], max_attempts: int) -> int:
+    def recover(self, recognisers: Sequence[Recogniser], max_attempts: int) -> int:
         """Prepare for a new run, and return how many files were being read when the last one died.
 
-        Those are quarantined; after `max_attempts` deaths they have failed. Images that none of the readers has read
-        become ready again.
+        Those are quarantined; after `max_attempts` deaths they have failed. Images that no recogniser has read become
+        ready again.
         """
         with self._database.write() as connection:
-            for reader in readers:
-                results.put_forward(connection, reader)
+            for recogniser in recognisers:
+                results.adopt(connection, recogniser)
+                results.put_forward(connection, recogniser)
             reading = files.c.state == State.READING
             failed = {
                 "state": State.FAILED,
@@ -113,24 +118,25 @@ class Ledger:
             connection.execute(update(files).where(reading, files.c.attempts >= max_attempts).values(failed))
             quarantined = {"state": State.READY, "priority": Priority.QUARANTINED, "updated_at": now()}
             found = connection.execute(update(files).where(reading).values(quarantined)).rowcount
-            _again(connection, readers)
+            _again(connection, recognisers)
         return int(found)
 
-    def read_again(self, reader: Reader) -> int:
-        """Make images ready again that others have read and this reader has not; return of how many files."""
+    def read_again(self, recogniser: Recogniser) -> int:
+        """Make files ready again that others have read and this recogniser has not; return how many."""
         with self._database.write() as connection:
-            return _again(connection, [reader])
+            return _again(connection, [recogniser])
 
-    def ready(self) -> int:
-        """Count the files that wait to be read."""
-        query = select(func.count()).select_from(files).where(files.c.state == State.READY)
+    def ready(self, most: int) -> int:
+        """Return how many files are ready to be read, counting no further than `most`."""
+        some = select(files.c.id).where(files.c.state == State.READY).limit(most)
+        query = select(func.count()).select_from(some.subquery())
         with self._database.query() as connection:
             return int(connection.execute(query).scalar_one())
 
     def claim(self, limit: int, *, quarantined: bool) -> list[Claim]:
-        """Take up to `limit` ready files, oldest first; a quarantined comes alone, and only if `quarantined`.
+        """Take up to `limit` ready files, oldest first; a quarantined file comes alone, and only if `quarantined`.
 
-        The attempt is counted now, before the first byte is read: a photo that kills the process is found.
+        The attempt is counted before the first byte is read, so that a photo that kills the process is found.
         """
         with self._database.write() as connection:
             rows = _first_ready(connection, limit, quarantined=quarantined)
@@ -140,9 +146,9 @@ class Ledger:
         return [_claim(row) for row in rows]
 
     def release(self, claims: Sequence[Claim], *, quarantined: bool = False) -> None:
-        """Put claimed files back as they were: they were not read, and it was not their fault.
+        """Make claimed files ready again without counting the attempt, because no photo is to blame.
 
-        It may have been that of a `quarantined`: each is read alone.
+        Where one of them may be, they are `quarantined`: each is read alone.
         """
         back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
         if quarantined:
@@ -152,18 +158,18 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(update(files).where(_STILL).values(back), [_key(claim) for claim in claims])
 
-    def known(self, readers: Sequence[Reader], sha256s: Collection[str]) -> set[str]:
-        """Return those of the images that any of the readers has a result for."""
+    def known(self, recognisers: Sequence[Recogniser], sha256s: Collection[str]) -> set[str]:
+        """Return those of the images that any of the recognisers has a result for."""
         with self._database.query() as connection:
-            return results.known(connection, readers, sha256s)
+            return results.known(connection, recognisers, sha256s)
 
-    def finish(self, reader: Reader, batch: Sequence[Finished]) -> None:
-        """Record what came of a batch: images, results, readings and states, all in one transaction."""
+    def finish(self, recogniser: Recogniser, batch: Sequence[Finished]) -> None:
+        """Record the outcome of a batch: images, results, readings and states, in one transaction."""
         with self._database.write() as connection:
             read: list[dict[str, Any]] = []
             unread: list[dict[str, Any]] = []
             for item in batch:
-                image_id = results.record(connection, reader, item)
+                image_id = results.record(connection, recogniser, item)
                 priority = Priority.QUARANTINED if item.state == State.READY else Priority.FRESH
                 done = {"new_state": item.state, "new_error": item.error, "new_priority": priority, "now": now()}
                 (unread if image_id is None else read).append(_key(item.claim) | done | {"image": image_id})
@@ -171,20 +177,18 @@ class Ledger:
                 if rows:
                     connection.execute(statement, rows)
 
-    # What a person asks for
+    # For a person
 
     def retry(self, states: Collection[State], paths: Collection[str] = ()) -> int:
-        """Make files ready again that ended in one of the states (all of them, or the named); return how many."""
+        """Make files in the given states ready again, all of them or those at `paths`; return how many."""
         chosen: list[Any] = [files.c.state.in_(states)]
         if paths:
-            stored = [path_to_text(path) for path in paths]
-            parts = [stored[start : start + _MOST_PATHS] for start in range(0, len(stored), _MOST_PATHS)]
-            chosen = [and_(*chosen, files.c.path.in_(part)) for part in parts]
+            chosen = [and_(*chosen, files.c.path.in_(part)) for part in _parts(paths)]
         values = {
             "state": State.READY,
             "attempts": 0,
             "error": None,
-            # one that the model failed on, or died with, is read alone again
+            # one that the model failed on, or died with, is read alone
             "priority": case((files.c.state == State.FAILED, Priority.QUARANTINED), else_=Priority.FRESH),
             "updated_at": now(),
         }
@@ -206,6 +210,18 @@ def _row(camera: str, sighting: Sighting) -> dict[str, Any]:
         "first_seen_at": now(),
         "updated_at": now(),
     }
+
+
+_RECORDED = select(files.c.path, files.c.inode, files.c.size, files.c.mtime_ns, files.c.ctime_ns, files.c.state).where(
+    files.c.camera == bindparam("of_camera"), files.c.path.in_(bindparam("paths", expanding=True))
+)
+
+
+def _parts(paths: Collection[str]) -> Iterator[list[str]]:
+    """Yield the paths as stored, no more at a time than one statement takes."""
+    stored = iter(map(path_to_text, paths))
+    while part := list(islice(stored, _MOST_PATHS)):
+        yield part
 
 
 def _stat(row: RowMapping) -> Stat:
@@ -248,7 +264,7 @@ _UNREAD = (
 
 
 def _key(claim: Claim) -> dict[str, Any]:
-    """Return the values by which `_STILL` knows a claimed file."""
+    """Return the values that `_STILL` compares."""
     stat = claim.stat
     return {
         "claim": claim.id,
@@ -259,8 +275,8 @@ def _key(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _again(connection: Connection, readers: Sequence[Reader]) -> int:
-    unread = and_(files.c.state == State.DONE, not_(results.has_result(readers)))
+def _again(connection: Connection, recognisers: Sequence[Recogniser]) -> int:
+    unread = and_(files.c.state == State.DONE, not_(results.has_result(recognisers)))
     again = {"state": State.READY, "priority": Priority.AGAIN, "attempts": 0, "updated_at": now()}
     return connection.execute(update(files).where(unread).values(again)).rowcount
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bibwatch.domain.candidates import Candidate, Glance
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.images import Photo
-from bibwatch.stages.base import Outcome, StageOptions
+from bibwatch.judging import Judgement
 
 
 class Priority(IntEnum):
@@ -21,7 +22,7 @@ class Priority(IntEnum):
 
 
 class Sighting(NamedTuple):
-    """A file as it was just seen in its folder, and the state that puts it in."""
+    """A file as seen in its folder, and the state it is in."""
 
     path: str
     stat: Stat
@@ -41,26 +42,27 @@ class Claim(NamedTuple):
     first_seen_at: str
 
 
-class Reader(NamedTuple):
-    """Who reads: a stage with a preset and the hash of all its options. One result per image and reader."""
+@dataclass(frozen=True)
+class Result:
+    """What a recogniser made of one image, ready to be recorded."""
 
-    stage: str
-    preset: str
-    options_hash: str
-
-    @classmethod
-    def of(cls, stage: str, options: StageOptions) -> Reader:
-        """Describe the stage called `stage` with these options."""
-        return cls(stage, options.model_options.name, options.fingerprint())
+    model: str
+    device: str
+    seconds: float
+    output: dict[str, Any] | None = None  # of a stage that reads no bibs
+    candidates: tuple[Candidate, ...] = ()
+    glances: tuple[Glance, ...] = ()
+    cut: int = 0  # candidates left out because there were too many
+    judgement: Judgement | None = None
+    judged_by: str | None = None  # the judge's fingerprint
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of one claim: a photo and an outcome (None: it has a result already), or a state and an error."""
+    """What came of one claim: a photo and a result (None: it has one already), or a state and an error."""
 
     claim: Claim
     photo: Photo | None = None
-    outcome: Outcome | None = None
-    model: str = ""
+    result: Result | None = None
     state: State = State.DONE
     error: str | None = None

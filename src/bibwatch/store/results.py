@@ -1,6 +1,6 @@
-"""Images, results and readings: what was read, once for each image and reader.
+"""Images, results, candidates and readings: what was recognised, once for each image and recogniser.
 
-Knows how an answer becomes rows, and which of several answers is the one to show. Every function works in the
+Knows how a result becomes rows, and which of several results is the one to show. Every function works in the
 caller's transaction.
 """
 
@@ -8,57 +8,117 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Table, and_, bindparam, exists, or_, select, update
 
+from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import Candidate
+from bibwatch.domain.readings import Reading
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.images import Photo
-from bibwatch.stages.base import Outcome, Reading
-from bibwatch.store.records import Claim, Finished, Reader
-from bibwatch.store.schema import files, images, insert_into, iso, now, path_to_text, readings, results
+from bibwatch.store.records import Claim, Finished, Result
+from bibwatch.store.schema import (
+    EARLIER,
+    candidates,
+    files,
+    images,
+    insert_into,
+    iso,
+    now,
+    path_to_text,
+    readings,
+    results,
+)
 
 
-def record(connection: Connection, reader: Reader, item: Finished) -> int | None:
-    """Record the image of one file and what was read in it; return the image's id, None if it is no image."""
+def record(connection: Connection, recogniser: Recogniser, item: Finished) -> int | None:
+    """Record the image of one file and what was recognised in it; return the image's id, None if it is no image."""
     if item.photo is None:
         return None
     image_id = _image(connection, item.claim, item.photo)
-    if item.outcome and not item.outcome.error:
-        _result(connection, reader, image_id, item.outcome, item.model)
+    if item.result:
+        _result(connection, recogniser, image_id, item.result)
     return image_id
 
 
-def known(connection: Connection, readers: Iterable[Reader], sha256s: Collection[str]) -> set[str]:
-    """Return those of the images that any of the readers has a result for."""
+def known(connection: Connection, recognisers: Iterable[Recogniser], sha256s: Collection[str]) -> set[str]:
+    """Return those of the images that any of the recognisers has a result for."""
     query = select(images.c.sha256).join(results, results.c.image_id == images.c.id)
-    return set(connection.execute(query.where(images.c.sha256.in_(sha256s), or_(*map(_by, readers)))).scalars())
+    return set(connection.execute(query.where(images.c.sha256.in_(sha256s), or_(*map(_by, recognisers)))).scalars())
 
 
-def has_result(readers: Iterable[Reader]) -> Any:
-    """Whether any of the readers has a result for a file's image, as a condition on `files`."""
-    return exists().where(results.c.image_id == files.c.image_id, or_(*map(_by, readers)))
+def has_result(recognisers: Iterable[Recogniser]) -> Any:
+    """Whether any of the recognisers has a result for a file's image, as a condition on `files`."""
+    return exists().where(results.c.image_id == files.c.image_id, or_(*map(_by, recognisers)))
 
 
 def was_read() -> Any:
-    """Whether any reader has a result for a file's image, as a condition on `files`."""
+    """Whether any recogniser has a result for a file's image, as a condition on `files`."""
     return exists().where(results.c.image_id == files.c.image_id)
 
 
-def put_forward(connection: Connection, reader: Reader) -> None:
+def adopt(connection: Connection, recogniser: Recogniser) -> None:
+    """Take results of an earlier version, whose fingerprints were made otherwise, for those of this recogniser."""
+    same = and_(results.c.stage == recogniser.stage, results.c.preset == recogniser.preset)
+    earlier = and_(same, results.c.fingerprint.startswith(EARLIER), ~results.c.superseded)
+    connection.execute(update(results).where(earlier).values(fingerprint=recogniser.fingerprint))
+
+
+def put_forward(connection: Connection, recogniser: Recogniser) -> None:
     """Where an image has results by several sets of options of this preset, show the one now in force."""
     mine: Table = results.alias("mine")  # type: ignore[assignment]
     both = exists().where(
         mine.c.image_id == results.c.image_id,
-        mine.c.stage == reader.stage,
-        mine.c.preset == reader.preset,
-        mine.c.options_hash == reader.options_hash,
+        mine.c.stage == recogniser.stage,
+        mine.c.fingerprint == recogniser.fingerprint,
     )
-    same = and_(results.c.stage == reader.stage, results.c.preset == reader.preset)
-    superseded = results.c.options_hash != reader.options_hash
+    same = and_(results.c.stage == recogniser.stage, results.c.preset == recogniser.preset)
+    superseded = results.c.fingerprint != recogniser.fingerprint
     connection.execute(
         update(results).where(same, both, results.c.superseded != superseded).values(superseded=superseded)
     )
+
+
+def candidate_row(result_id: int, candidate: Candidate, rejection: str | None) -> dict[str, Any]:
+    """Return the row of a candidate."""
+    return {
+        "result_id": result_id,
+        "text": candidate.text,
+        "score": candidate.score,
+        "source": candidate.source,
+        "look": candidate.look,
+        "model": candidate.model,
+        **box_row(candidate.box),
+        "edge_distance": candidate.edge_distance,
+        "alternatives_json": json.dumps(candidate.alternatives) if candidate.alternatives else None,
+        "beside": candidate.beside,
+        "about": candidate.about,
+        "doubt": candidate.doubt,
+        "rejection": rejection,
+    }
+
+
+def reading_row(result_id: int, reading: Reading) -> dict[str, Any]:
+    """Return the row of a reading."""
+    return {
+        "result_id": result_id,
+        "bib": reading.bib,
+        "confidence": reading.probability,
+        "verdict": reading.verdict,
+        "reasons": "; ".join(map(str, reading.reasons)),
+        "read_as": reading.read_as,
+        "model": reading.model,
+        **box_row(reading.box),
+    }
+
+
+def box_row(box: Box | None) -> dict[str, float | None]:
+    """Return the columns of a box."""
+    x1, y1, x2, y2 = (box.x1, box.y1, box.x2, box.y2) if box else (None,) * 4
+    return {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 
 # Written once: putting a statement together takes longer than the database takes for it.
@@ -73,6 +133,7 @@ _SUPERSEDE_OTHERS = (
     )
     .values(superseded=True)
 )
+_ADD_CANDIDATES = candidates.insert()
 _ADD_READINGS = readings.insert()
 
 
@@ -100,40 +161,37 @@ def _image(connection: Connection, claim: Claim, photo: Photo) -> int:
     return int(connection.execute(_IMAGE_ID, {"sha256": photo.sha256}).scalar_one())
 
 
-def _result(connection: Connection, reader: Reader, image_id: int, outcome: Outcome, model: str) -> None:
-    result = {
+def _result(connection: Connection, recogniser: Recogniser, image_id: int, result: Result) -> None:
+    row = {
         "image_id": image_id,
-        **reader._asdict(),
-        "model": model,
-        "device": outcome.device,
-        "seconds": outcome.seconds,
-        "output_json": None if outcome.output is None else json.dumps(outcome.output),
+        **recogniser._asdict(),
+        "model": result.model,
+        "device": result.device,
+        "seconds": result.seconds,
+        "output_json": None if result.output is None else json.dumps(result.output),
+        "looks_json": json.dumps([asdict(glance) for glance in result.glances]) if result.glances else None,
+        "candidates_cut": result.cut,
+        "judged_by": result.judged_by,
         "processed_at": now(),
     }
-    result_id = connection.execute(_add_result(connection.dialect.name), result).scalar()
+    result_id = connection.execute(_add_result(connection.dialect.name), row).scalar()
     if result_id is None:
         return
-    others = {"of_image": image_id, "this": result_id, "of_stage": reader.stage, "of_preset": reader.preset}
-    connection.execute(_SUPERSEDE_OTHERS, others)
-    if rows := [_row(result_id, reading) for reading in outcome.readings]:
-        connection.execute(_ADD_READINGS, rows)
-
-
-def _row(result_id: int, reading: Reading) -> dict[str, Any]:
-    box = vars(reading.box) if reading.box else dict.fromkeys(("x1", "y1", "x2", "y2"))
-    return {
-        "result_id": result_id,
-        "bib": reading.bib,
-        "confidence": reading.confidence,
-        "verdict": reading.verdict,
-        "model": reading.model,
-        **box,
+    others = {
+        "of_image": image_id,
+        "this": result_id,
+        "of_stage": recogniser.stage,
+        "of_preset": recogniser.preset,
     }
+    connection.execute(_SUPERSEDE_OTHERS, others)
+    judgement = result.judgement
+    rejections = judgement.rejections if judgement else [None] * len(result.candidates)
+    seen = zip(result.candidates, rejections, strict=True)
+    if rows := [candidate_row(result_id, candidate, rejection) for candidate, rejection in seen]:
+        connection.execute(_ADD_CANDIDATES, rows)
+    if judgement and judgement.readings:
+        connection.execute(_ADD_READINGS, [reading_row(result_id, reading) for reading in judgement.readings])
 
 
-def _by(reader: Reader) -> Any:
-    return and_(
-        results.c.stage == reader.stage,
-        results.c.preset == reader.preset,
-        results.c.options_hash == reader.options_hash,
-    )
+def _by(recogniser: Recogniser) -> Any:
+    return and_(results.c.stage == recogniser.stage, results.c.fingerprint == recogniser.fingerprint)

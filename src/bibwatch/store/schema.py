@@ -72,6 +72,8 @@ files = Table(
     Column("updated_at", String, nullable=False),
     UniqueConstraint("camera", "path"),
     Index("ix_files_state_priority_id", "state", "priority", "id"),
+    Index("ix_files_camera_state", "camera", "state"),
+    Index("ix_files_state_updated_at", "state", "updated_at"),
 )
 
 results = Table(
@@ -81,14 +83,41 @@ results = Table(
     Column("image_id", _Id, ForeignKey("images.id"), nullable=False),
     Column("stage", String, nullable=False),
     Column("preset", String, nullable=False),
-    Column("options_hash", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
     Column("superseded", Boolean, nullable=False, server_default=false()),  # by other options of the same preset
     Column("model", String, nullable=False),
     Column("device", String, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("output_json", Text),
+    Column("looks_json", Text),  # the looks that were taken, those that saw nothing too
+    Column("candidates_cut", Integer, nullable=False, server_default=text("0")),
+    Column("judged_by", String),  # fingerprint of the judge; NULL: not judged since an earlier version
     Column("processed_at", String, nullable=False),
-    UniqueConstraint("image_id", "stage", "preset", "options_hash"),
+    UniqueConstraint("image_id", "stage", "preset", "fingerprint"),
+    Index("ux_results_image_stage_fingerprint", "image_id", "stage", "fingerprint", unique=True),
+    Index("ix_results_judged_by", "judged_by"),
+)
+
+candidates = Table(
+    "result_candidates",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("result_id", _Id, ForeignKey("results.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("source", String, nullable=False),
+    Column("look", String, nullable=False),
+    Column("model", String),  # where it is another than that of the result
+    Column("x1", Float),
+    Column("y1", Float),
+    Column("x2", Float),
+    Column("y2", Float),
+    Column("edge_distance", Float),
+    Column("alternatives_json", Text),
+    Column("beside", Text),
+    Column("about", Text),
+    Column("doubt", Text),
+    Column("rejection", Text),  # why it is no bib; NULL where it supports a reading
 )
 
 readings = Table(
@@ -104,17 +133,65 @@ readings = Table(
     Column("y1", Float),
     Column("x2", Float),
     Column("y2", Float),
+    Column("reasons", Text, nullable=False, server_default=""),
+    Column("read_as", Text),
 )
+
+# What people said of the bibs of an image. Machines add no row and change none.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("image_id", _Id, ForeignKey("images.id"), nullable=False),
+    Column("bib", String, nullable=False),  # as it was judged, or as it was added
+    Column("action", String, nullable=False),  # accept, reject, correct, add
+    Column("corrected_to", String),
+    Column("x1", Float),
+    Column("y1", Float),
+    Column("x2", Float),
+    Column("y2", Float),
+    Column("decided_by", String, nullable=False),
+    Column("decided_at", String, nullable=False),
+    Column("note", Text),
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # by a later decision about the same bib
+    Index("ix_decisions_image_id_bib", "image_id", "bib"),
+)
+
+EARLIER = "earlier:"  # begins the fingerprints of results made before fingerprints left defaults out
 
 # One row for each image, and for each file that is not an image yet: an image's state is that of its
 # oldest file, and `done` when no file has its bytes any more (it was overwritten).
 VIEWS: dict[str, str] = {
     "bib_results": """
         SELECT i.id AS image_id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
-               b.bib, b.confidence, b.verdict, b.x1, b.y1, b.x2, b.y2,
-               r.stage, r.preset, COALESCE(b.model, r.model) AS model, r.device, r.processed_at
+               COALESCE(d.corrected_to, b.bib) AS bib, b.confidence,
+               CASE d.action WHEN 'reject' THEN 'rejected' WHEN 'accept' THEN 'accepted' WHEN 'add' THEN 'accepted'
+                    WHEN 'correct' THEN 'accepted' ELSE b.verdict END AS verdict,
+               b.x1, b.y1, b.x2, b.y2,
+               r.stage, r.preset, COALESCE(b.model, r.model) AS model, r.device, r.processed_at,
+               b.id AS reading_id, COALESCE(b.read_as, b.bib) AS read_as, b.reasons,
+               d.decided_by, d.decided_at, i.width, i.height
         FROM readings b
         JOIN results r ON r.id = b.result_id AND NOT r.superseded
+        JOIN images i ON i.id = r.image_id
+        LEFT JOIN decisions d ON d.image_id = i.id AND d.bib = b.bib AND NOT d.superseded
+        UNION ALL
+        SELECT i.id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
+               COALESCE(d.corrected_to, d.bib), 1.0, 'accepted', d.x1, d.y1, d.x2, d.y2,
+               'bib_number', NULL, NULL, NULL, d.decided_at,
+               NULL, d.bib, '', d.decided_by, d.decided_at, i.width, i.height
+        FROM decisions d
+        JOIN images i ON i.id = d.image_id
+        WHERE d.action <> 'reject' AND NOT d.superseded AND NOT EXISTS (
+            SELECT 1 FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
+            WHERE r.image_id = d.image_id AND b.bib = d.bib)
+    """,
+    "candidates": """
+        SELECT r.image_id, i.camera, i.path, r.stage, r.preset, c.text, c.score, c.look, c.source,
+               COALESCE(c.model, r.model) AS model, c.x1, c.y1, c.x2, c.y2, c.edge_distance,
+               c.alternatives_json, c.beside, c.about, c.doubt, c.rejection AS reason, r.processed_at
+        FROM result_candidates c
+        JOIN results r ON r.id = c.result_id AND NOT r.superseded
         JOIN images i ON i.id = r.image_id
     """,
     "image_status": """
@@ -148,12 +225,12 @@ def insert_into(dialect: str, table: Table) -> Any:
 
 
 def iso(moment: datetime) -> str:
-    """Write a moment the way the database holds it: `2026-11-21T10:00:05.042Z`."""
+    """Return a moment as the database stores it: `2026-11-21T10:00:05.042Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def now() -> str:
-    """Return this moment the way the database holds it."""
+    """Return the current time as the database stores it."""
     return iso(datetime.now(UTC))
 
 
@@ -164,10 +241,10 @@ _TO_PATH = {there: here for here, there in _TO_TEXT.items()}
 
 
 def path_to_text(path: str) -> str:
-    """Make a path storable, whatever bytes are in it."""
-    return path.translate(_TO_TEXT)
+    """Return a path as text that any database stores, whatever bytes are in it."""
+    return path if path.isascii() else path.translate(_TO_TEXT)  # most are, and translating is slow
 
 
 def text_to_path(stored: str) -> str:
-    """Give back the path that `path_to_text` stored."""
-    return stored.translate(_TO_PATH)
+    """Return the path that `path_to_text` stored."""
+    return stored if stored.isascii() else stored.translate(_TO_PATH)

@@ -72,13 +72,15 @@ def scripted(
     *predictions: Prediction,
     output_kind: OutputKind = OutputKind.TEXT,
     model: dict[str, Any] | None = None,
+    substages: Mapping[str, Stage[Any]] | None = None,
     **options: Any,
 ) -> Stage[Any]:
     """Return a stage whose model gives these predictions, in turn; `options` are the stage's, `model` the model's."""
     model_type = ScriptedOptions if output_kind is OutputKind.TEXT else ScriptedLinesOptions
     model_options = model_type.model_validate(model or {})
     chosen = stage.options_type.model_validate({"model_options": model_options, **options})
-    return stage(chosen, ScriptedRuntime(model_options, predictions), interpreter(chosen.model_interpreter_options))
+    runtime = ScriptedRuntime(model_options, predictions)
+    return stage(chosen, runtime, interpreter(chosen.model_interpreter_options), substages)
 
 
 def photo(width: int = 640, height: int = 480, *, scale: int = 1) -> Photo:
@@ -126,7 +128,7 @@ class StageConformance:
     def test_a_good_answer_is_json_and_readable(self) -> None:
         stage = self.make(self.good)
         (outcome,) = self.read(stage)
-        assert outcome.readings or outcome.output, "an answer that the stage can use says nothing"
+        assert outcome.candidates or outcome.output, "an answer that the stage can use says nothing"
         if outcome.output is not None:
             assert json.loads(json.dumps(outcome.output, allow_nan=False)) == outcome.output
         assert stage.text(outcome).strip()
@@ -135,7 +137,7 @@ class StageConformance:
         error = ModelError("the model fell over")
         first, second, third = self.read(self.make(self.good, Prediction(error=error), self.good), 3)
         assert (first.error, second.error, third.error) == (None, error, None)
-        assert not second.readings
+        assert not second.candidates
         assert second.output is None
 
     def test_an_answer_that_makes_no_sense_is_an_error_and_no_empty_success(self) -> None:
@@ -214,7 +216,7 @@ class StageConformance:
 
 
 def _boxes(outcome: Outcome) -> list[list[float]]:
-    boxes = [[*vars(reading.box).values()] for reading in outcome.readings if reading.box]
+    boxes = [[*vars(candidate.box).values()] for candidate in outcome.candidates if candidate.box]
     for part in (outcome.output or {}).values():
         if isinstance(part, list):
             boxes += [each["box"] for each in part if isinstance(each, dict) and each.get("box")]

@@ -18,12 +18,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from bibwatch import recognition, settings
+from bibwatch.domain.readings import Verdict
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelReplyError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.devices import AcceleratorDevice, choose_device
-from bibwatch.stages.base import Reading, Stage, Verdict
+from bibwatch.stages.base import Stage
 from image_rec_mod.backends.scaling import ImageScaler, copies_removed
 from image_rec_mod.results import Result, checked, error_of, result_of
 
@@ -58,7 +59,9 @@ class VLMExtractor(ABC):
 
     def __init__(self, scaler: ImageScaler | None = None) -> None:
         self.scaler = scaler
-        self.limits = settings.load().images
+        configured = settings.load()
+        self.limits = configured.images
+        self.judge = configured.judge()
         self._loaded = False
         self._loading = threading.Lock()
 
@@ -134,13 +137,13 @@ class VLMExtractor(ABC):
     def _parse_json_response(self, text: str) -> Result:
         """Return the result for a model's reply: JSON, in a fence or in prose; an error if there is none in it.
 
-        Nothing in a reply alone tells how sure the model was: its bibs are all for review.
+        Nothing in a reply alone says how sure the model was: its bibs all go to review.
         """
         try:
-            bibs = BibJson(BibJsonOptions()).interpret(Prediction(text=text))
+            candidates = BibJson(BibJsonOptions()).interpret(Prediction(text=text))
         except ModelReplyError as exc:
             return error_of(exc)
-        return result_of(Reading(bib.text, bib.confidence, Verdict.REVIEW, bib.box) for bib in bibs)
+        return result_of(replace(each, verdict=Verdict.REVIEW) for each in self.judge.judge(candidates).readings)
 
     def _results(self, paths: list[str]) -> Iterator[Result]:
         self.load()
@@ -183,7 +186,10 @@ class StageExtractor(VLMExtractor):
 
     def _read(self, image_paths: list[str]) -> Iterator[Result]:
         for _, answer in recognition.read(self.stage, image_paths, self.limits, self._scaled):
-            yield error_of(answer) if isinstance(answer, Exception) else result_of(answer[1].readings)
+            if isinstance(answer, Exception):
+                yield error_of(answer)
+            else:
+                yield result_of(self.judge.judge(answer[1].candidates).readings)
 
     def _scaled(self, photo: Photo) -> Photo:
         return replace(photo, image=self.scaler.scale(photo.image)) if self.scaler else photo

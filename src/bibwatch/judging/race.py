@@ -1,0 +1,58 @@
+"""What is known of a race: the form of its bibs, and how sure a reading must be to be accepted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bibwatch.domain.candidates import normalized
+
+# Until a race says what its bibs look like: two to five digits, or a letter and three to five.
+DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
+
+# The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
+_PIECE = re.compile(
+    r"(?P<atom>\[\^?\]?(?:\\.|[^\]\\])*\]|\\.)"
+    r"|\(\?#[^)]*\)|\(\?(?:P?<\w+>|[a-zA-Z-]*:|[a-zA-Z]+\)|<?[=!])|\{\d*,?\d*\}|[()|*+?^$]"
+    r"|(?P<literal>.)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Race:
+    """The context in which candidates are judged."""
+
+    forms: tuple[re.Pattern[str], ...] = (DEFAULT_FORM,)  # a bib matches one of them as a whole
+    accept_at: float = 0.95  # the least probability of an accepted reading
+
+    def bib(self, text: str) -> str | None:
+        """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
+        plain = normalized(text)
+        if not any(form.fullmatch(plain) for form in self.forms):
+            return None
+        # Full-width digits are digits; those of other scripts would be a bib that no query finds.
+        foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
+        return None if foreign else plain
+
+
+def form(pattern: str) -> re.Pattern[str]:
+    r"""Return the form that a pattern of the configuration describes.
+
+    Raises ValueError for what is no regular expression, and for one that matches no digit: systemd makes `d{3,4}` of
+    an unquoted `\d{3,4}`, and no bib would ever be read.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as exc:
+        raise ValueError(f"{pattern!r} is not a regular expression: {exc}") from exc
+    atoms = [piece["atom"] or piece["literal"] or "" for piece in _PIECE.finditer(pattern)]
+    if not any(map(_matches_a_digit, atoms)):
+        raise ValueError(
+            rf"{pattern!r} matches no digit; write \d for one (in an EnvironmentFile of systemd, in single quotes)"
+        )
+    return compiled
+
+
+def _matches_a_digit(atom: str) -> bool:
+    return any(re.fullmatch(atom, digit) for digit in "0123456789")

@@ -1,0 +1,115 @@
+"""The rules that speak for or against a number, each small, named, and with its reason in words.
+
+A rule looks at the evidence for one number of one photo and returns a Reason, or None if it has nothing to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bibwatch.domain.candidates import Candidate, Look
+from bibwatch.domain.readings import Reason
+from bibwatch.judging.race import Race
+
+# Raise when what the rules make of the same candidates changes: stored images are then judged again.
+REVISION = 1
+
+
+class Rules(BaseModel):
+    """What the rules can be told. None of it changes what a model is asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_confidence: float = Field(
+        default=0.85, ge=0, le=1, description="Lines of text that an OCR is less sure of are not taken for bibs."
+    )
+    doubtful: re.Pattern[str] = Field(
+        default=re.compile(r"(19|20)\d\d"),
+        description="Numbers of this form go to review: they are years on banners, too.",
+    )
+    edge: float = Field(
+        default=0.005,
+        ge=0,
+        le=0.5,
+        description="A bib this close to the photo's edge (as a share of that side) may be cut off: it goes to review.",
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that was seen of one number in one photo."""
+
+    bib: str
+    lead: Candidate  # the one that counts: whole if any is, and then the surest
+    place: Candidate  # the same, or where that has no box, the surest that has one
+    whole: bool  # whether a look saw it where nothing says that part of it may be missing
+    fragment_of: str | None  # a longer number that it may be part of
+    rival: str | None  # what another model read in its place
+    confirmed: bool  # by another model that was asked about it
+
+    @property
+    def probability(self) -> float:
+        """How sure the leading candidate is."""
+        return min(1.0, max(0.0, self.lead.score))
+
+
+Rule = Callable[[Evidence, Race, Rules], Reason | None]
+
+
+def confidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what is less probable than the race asks for."""
+    del rules
+    if evidence.probability >= race.accept_at:
+        return None
+    return Reason("confidence", f"{evidence.probability:.3f} sure, under {race.accept_at:g}")
+
+
+def year(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what looks like a year on a banner."""
+    del race
+    return Reason("year", "may be a year") if rules.doubtful.fullmatch(evidence.bib) else None
+
+
+def edge(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what the frame may have cut off."""
+    del race
+    distance = evidence.place.edge_distance
+    return Reason("edge", "cut by the frame") if distance is not None and distance <= rules.edge else None
+
+
+def fragment(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what may be part of a longer number in the same photo."""
+    del race, rules
+    return Reason("fragment", f"may be part of {evidence.fragment_of}") if evidence.fragment_of else None
+
+
+def tile(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what was seen in a tile only, without a place in it: the tile's border may have cut it off."""
+    del race, rules
+    cut = not evidence.whole and evidence.lead.look is Look.TILE
+    return Reason("tile", "seen only in a part of the photo that may cut it") if cut else None
+
+
+def reply(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what the model's own reply speaks against."""
+    del race, rules
+    return Reason("reply", evidence.lead.doubt) if evidence.lead.doubt else None
+
+
+def disagreement(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what another model read differently."""
+    del race, rules
+    return Reason("disagreement", f"another model read {evidence.rival}") if evidence.rival else None
+
+
+def agreement(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Say that another model read the same."""
+    del race, rules
+    return Reason("agreement", "two models agree", forbids=False) if evidence.confirmed else None
+
+
+ALL: tuple[Rule, ...] = (agreement, disagreement, reply, fragment, tile, edge, year, confidence)

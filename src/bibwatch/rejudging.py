@@ -1,0 +1,70 @@
+"""Judges again what was recognised before, from the database alone: no photo is opened, no model is loaded."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import structlog
+
+from bibwatch.judging import Judge
+from bibwatch.loops import Loop
+from bibwatch.store.judgements import Judgements
+
+log = structlog.get_logger()
+
+
+class Progress(NamedTuple):
+    """How far judging again has come."""
+
+    results: int = 0
+    changed: int = 0  # those with other readings than before
+
+
+def rejudge(
+    judgements: Judgements,
+    judge: Judge,
+    *,
+    only_outdated: bool = False,
+    store: Callable[[Callable[[], Any]], Any] = lambda action: action(),
+) -> Iterator[Progress]:
+    """Judge all results again, or those that another judge has judged; yield after each page.
+
+    `store` runs each action of the database. Raises StoreError.
+    """
+    fingerprint = judge.fingerprint
+    other_than = fingerprint if only_outdated else None
+    last, results, changed = 0, 0, 0
+    while page := store(partial(judgements.page, last, other_than=other_than)):
+        judged = [(case, judge.judge(case.candidates)) for case in page]
+        changed += store(partial(judgements.record, judged, fingerprint))
+        last = page[-1].result_id
+        results += len(page)
+        yield Progress(results, changed)
+
+
+class Rejudging(Loop):
+    """Judges again, beside the daemon's other work, what other rules judged or judged for another race."""
+
+    def __init__(self, judgements: Judgements, judge: Judge, stop: threading.Event) -> None:
+        super().__init__("rejudging", stop)
+        self._judgements = judgements
+        self._judge = judge
+        self.done = False
+
+    def work(self) -> None:
+        progress = Progress()
+        for so_far in rejudge(self._judgements, self._judge, only_outdated=True, store=self.retry_until_stored):
+            progress = so_far
+            self.heartbeat()
+            if self.stop.is_set():
+                break
+        if progress.results:
+            log.info("results.judged_again", results=progress.results, changed=progress.changed)
+
+    def ended(self) -> None:
+        self.done = True
+        self.extend_deadline(math.inf)  # no heartbeat is to be expected from here on

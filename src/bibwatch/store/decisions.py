@@ -1,0 +1,100 @@
+"""What people decide about the bibs of an image. Machines never write here, and nothing here is ever overwritten."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select, text, update
+
+from bibwatch.domain.decisions import Action, Decision
+from bibwatch.errors import BibwatchError
+from bibwatch.store.database import Database
+from bibwatch.store.results import box_row
+from bibwatch.store.schema import decisions, files, images, now, path_to_text
+
+_ID = re.compile(r"[0-9]{1,18}")  # what fits into the column
+# The view shows what is in force: the number as it was judged, and what a person made of it.
+_IN_FORCE = text("SELECT bib, verdict FROM bib_results WHERE image_id = :image")
+# The numbers that show as this one: those corrected to it, and itself where it was not corrected to another.
+_SHOW_AS = text("""
+    SELECT bib FROM decisions WHERE image_id = :image AND NOT superseded AND corrected_to = :bib
+    UNION
+    SELECT b.bib FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
+    WHERE r.image_id = :image AND b.bib = :bib AND NOT EXISTS (
+        SELECT 1 FROM decisions d
+        WHERE d.image_id = :image AND d.bib = :bib AND NOT d.superseded AND d.action = 'correct')
+    UNION
+    SELECT bib FROM decisions
+    WHERE image_id = :image AND bib = :bib AND NOT superseded AND action IN ('add', 'accept')
+""")
+
+
+class Shown(NamedTuple):
+    """A bib of an image as `bib_results` shows it."""
+
+    bib: str
+    verdict: str
+
+
+class Decisions:
+    """The decisions of one database. Raises StoreError when it is not to be had."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def image(self, image: str) -> int:
+        """Return the id of an image that is given by its id or by the path of one of its files.
+
+        Raises BibwatchError if there is none: not known, or not read yet.
+        """
+        path = path_to_text(image)
+        by_path = (
+            select(images.c.id).where(images.c.path == path),
+            select(files.c.image_id).where(files.c.path == path, files.c.image_id.is_not(None)),
+        )
+        by_id = [select(images.c.id).where(images.c.id == int(image))] if _ID.fullmatch(image) else []
+        with self._database.query() as connection:
+            for query in (*by_path, *by_id):
+                if (found := connection.execute(query).scalar()) is not None:
+                    return int(found)
+        raise BibwatchError(f"no image {image}: give its image_id, or the path of a photo that has been read")
+
+    def decide(self, image_id: int, decision: Decision) -> list[Shown]:
+        """Record a decision; return what `bib_results` shows of the image now.
+
+        Raises BibwatchError if the decision is about a bib that the image does not have.
+        """
+        with self._database.write() as connection:
+            bibs = [decision.bib] if decision.action is Action.ADD else _judged_as(connection, image_id, decision.bib)
+            earlier = (decisions.c.image_id == image_id, decisions.c.bib.in_(bibs), ~decisions.c.superseded)
+            connection.execute(update(decisions).where(*earlier).values(superseded=True))
+            connection.execute(decisions.insert(), [_row(image_id, bib, decision) for bib in bibs])
+            return _shown(connection, image_id)
+
+
+def _judged_as(connection: Connection, image_id: int, bib: str) -> list[str]:
+    """Return the numbers, as they were judged, that show as this bib. Raises BibwatchError if there is none."""
+    found = list(connection.execute(_SHOW_AS, {"image": image_id, "bib": bib}).scalars())
+    if not found:
+        has = ", ".join(each.bib for each in _shown(connection, image_id)) or "none"
+        raise BibwatchError(f"image {image_id} has no bib {bib} (it has: {has}); --add adds one")
+    return found
+
+
+def _shown(connection: Connection, image_id: int) -> list[Shown]:
+    rows = connection.execute(_IN_FORCE, {"image": image_id}).all()
+    return sorted({Shown(row.bib, row.verdict) for row in rows})
+
+
+def _row(image_id: int, bib: str, decision: Decision) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "bib": bib,
+        "action": decision.action,
+        "corrected_to": decision.corrected_to,
+        **box_row(decision.box),
+        "decided_by": decision.by,
+        "decided_at": now(),
+        "note": decision.note,
+    }
