@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Source
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.interpreters.replies import clean
 from bibwatch.judging import judge
 from bibwatch.runtimes.base import Prediction, TextLine
 
@@ -40,6 +41,10 @@ def texts(*lines: str) -> list[str]:
 def test_a_line_with_a_digit_is_a_candidate_as_it_was_seen(line: str) -> None:
     """Whether it is a bib of this race is for the judge."""
     assert interpret((line, 0.9)) == (Candidate(line, 0.9, _BOX, source=Source.LINE),)
+
+
+def test_what_no_database_keeps_is_left_out() -> None:
+    assert texts("12\x0034", "\ud80056") == ["1234", "\ufffd56"]
 
 
 @pytest.mark.parametrize("line", ["M", "ab", "M.", "Ä"])
@@ -114,7 +119,7 @@ def test_no_text_ever_raises(lines: list[tuple[str, float]]) -> None:
     """What comes of it are the lines with a digit, and a few more; the judge has the surest of those it takes."""
     found = interpret(*lines)
     assert [(each.text, each.score) for each in found if any(map(str.isdigit, each.text))] == [
-        (text, score) for text, score in lines if any(map(str.isdigit, text))
+        (clean(text), score) for text, score in lines if any(map(str.isdigit, text))
     ]
     for reading in judge(found):
         scores = [score for text, score in lines if "".join(text.split()).upper() == reading.bib]
