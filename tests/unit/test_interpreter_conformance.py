@@ -14,6 +14,7 @@ from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
 from bibwatch.interpreters.doctags import DocTags, DocTagsOptions, Document, Element
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
+from bibwatch.interpreters.replies import clean
 from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
 from bibwatch.runtimes.base import Prediction, TextLine
 from bibwatch.testing.interpreters import InterpreterConformance, strings_of
@@ -45,8 +46,8 @@ class TestBibJson(InterpreterConformance):
         return BibJson(BibJsonOptions())
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """No candidates is an answer where the reply has an empty list, a null or its like."""
-        said = re.search(r'\[\s*\]|null|none|n/a|no bib|"\s*"', prediction.text, re.IGNORECASE)
+        """No bibs is an answer, where the reply has an empty list, a null or its like."""
+        said = re.search(r'\[\s*\]|null|none|n/a|no bib|"\s*"|\d', clean(prediction.text), re.IGNORECASE)
         return not value and not said
 
 
