@@ -1,4 +1,4 @@
-"""`bib_lines`: which lines of text are bibs."""
+"""`bib_lines`: which lines of text may be bibs, and what stands beside them."""
 
 from __future__ import annotations
 
@@ -10,114 +10,118 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bibwatch.domain.box import Box
-from bibwatch.interpreters.base import Bib
+from bibwatch.domain.candidates import Candidate, Source
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.interpreters.replies import clean
+from bibwatch.judging import judge
 from bibwatch.runtimes.base import Prediction, TextLine
 
 _BOX = Box(10, 20, 30, 40)
 
 
-def interpret(*lines: tuple[str, float], **options: object) -> tuple[Bib, ...]:
-    prediction = Prediction(lines=tuple(TextLine(text, score, _BOX) for text, score in lines))
-    return BibLines(BibLinesOptions(**options)).interpret(prediction)
+def interpret(*lines: tuple[str, float]) -> tuple[Candidate, ...]:
+    return of(*(TextLine(text, score, _BOX) for text, score in lines))
 
 
-def texts(*lines: str, **options: object) -> list[str]:
-    return [bib.text for bib in interpret(*((line, 0.99) for line in lines), **options)]
+def of(*lines: TextLine) -> tuple[Candidate, ...]:
+    return BibLines(BibLinesOptions()).interpret(Prediction(lines=lines))
 
 
-@pytest.mark.parametrize(
-    ("line", "bib"),
-    [
-        ("256", "256"),
-        ("42", "42"),
-        ("0042", "0042"),
-        ("00", "00"),
-        ("12345", "12345"),
-        ("M10151", "M10151"),
-        ("m10151", "M10151"),
-        ("F042", "F042"),
-        (" 1 2 3 4 ", "1234"),
-        ("M 10151", "M10151"),
-        ("12\u00a034\t5", "12345"),
-        ("2026", "2026"),  # whether it is the year is for the stage to judge
-    ],
-)
-def test_a_whole_line_that_is_a_bib(line: str, bib: str) -> None:
-    assert texts(line) == [bib]
+def texts(*lines: str) -> list[str]:
+    return [candidate.text for candidate in interpret(*((line, 0.99) for line in lines))]
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        *("", " ", "7", "123456", "½¾", "FINISH", "Ä1234", "1234\u200b"),
-        *("14:32", "1:02:03", "4.2", "1,234", "1234.", "12-34", "-42", "+42", "#1234", "№ 42"),
-        *("RUN 2026", "2026 RUN", "10 KM", "10KM", "5K"),
-        *("MM101", "M10", "M123456", "10151M"),
+        *("256", "7", "0042", "123456", "M10151", "m10151", " 1 2 3 4 ", "12\u00a034\t5"),
+        *("14:32", "1,234", "#1234", "№ 42", "RUN 2026", "10 KM", "5K", "MM101", "1234\u200b", "\uff11\uff12\uff13"),
     ],
 )
-def test_a_line_that_is_no_bib(line: str) -> None:
+def test_a_line_with_a_digit_is_a_candidate_as_it_was_seen(line: str) -> None:
+    """Whether it is a bib of this race is for the judge."""
+    assert interpret((line, 0.9)) == (Candidate(line, 0.9, _BOX, source=Source.LINE),)
+
+
+def test_what_no_database_keeps_is_left_out() -> None:
+    assert texts("12\x0034", "\ud80056") == ["1234", "\ufffd56"]
+
+
+@pytest.mark.parametrize("line", ["M", "ab", "M.", "Ä"])
+def test_a_lone_letter_is_a_candidate(line: str) -> None:
+    """It may have been printed apart from the digits of its bib."""
+    assert texts(line) == [line]
+
+
+@pytest.mark.parametrize("line", ["", " ", "FINISH", "KMH", "-", "..."])
+def test_words_are_no_candidates(line: str) -> None:
     assert texts(line) == []
 
 
-@pytest.mark.parametrize("line", ["\uff11\uff12\uff13", "\u0664\u0662", "\u096a\u0968"])
-def test_digits_of_other_scripts_do_not_make_another_bib(line: str) -> None:
-    """`WHERE bib = '1234'` finds every 1234: such a line is the bib in plain digits, or none."""
-    assert all(bib.isascii() for bib in texts(line))
+def test_each_line_is_a_candidate_of_its_own_in_order() -> None:
+    """Also where the same number is seen twice: each time is evidence."""
+    assert texts("42", "042", "FINISH", "42") == ["42", "042", "42"]
 
 
-def test_a_number_seen_twice_is_one_bib_the_surer_one() -> None:
-    """Also where it is written in two ways; the first box found for it does not count, the surer one's does."""
-    far = Box(100, 100, 200, 200)
-    lines = (TextLine("1234", 0.9, _BOX), TextLine("12 34", 0.97, far), TextLine("1234", 0.93, _BOX))
-    assert BibLines(BibLinesOptions()).interpret(Prediction(lines=lines)) == (Bib("1234", 0.97, far),)
+@pytest.mark.parametrize("score", [0.0, 0.1, 0.5, 1.0])
+def test_lines_the_model_is_unsure_of_are_candidates(score: float) -> None:
+    assert [candidate.score for candidate in interpret(("1234", score))] == [score]
 
 
-def test_other_bibs_stay_apart_and_in_order() -> None:
-    assert texts("42", "042", "0042", "M042", "42") == ["42", "042", "0042", "M042"]
+@pytest.mark.parametrize(("score", "taken"), [(1.0000001, 1), (math.inf, 1), (-0.1, 0), (math.nan, 0)])
+def test_a_score_is_from_zero_to_one(score: float, taken: float) -> None:
+    """Models round, and say 1.0000001; what is no number is not certainty."""
+    assert interpret(("1234", score))[0].score == taken
 
 
-@pytest.mark.parametrize(("score", "kept"), [(0.0, False), (0.699, False), (0.7, True), (0.95, True), (1.0, True)])
-def test_lines_the_model_is_unsure_of_are_no_bibs(score: float, kept: bool) -> None:  # noqa: FBT001
-    assert [bib.confidence for bib in interpret(("1234", score), min_confidence=0.7)] == [score] * kept
+NUMBER = TextLine("10151", 0.99, Box(100, 100, 200, 140))
 
 
-def test_a_confidence_is_never_over_one() -> None:
-    """Models round, and say 1.0000001."""
-    assert interpret(("1234", 1.0000001))[0].confidence == 1
+@pytest.mark.parametrize(
+    ("box", "is_beside"),
+    [
+        (Box(70, 100, 95, 140), True),  # to the left
+        (Box(205, 100, 230, 140), True),  # to the right
+        (Box(70, 115, 95, 155), True),  # printed a little lower
+        (Box(62, 100, 70, 140), True),
+        (Box(20, 100, 55, 140), False),  # further than the print is high
+        (Box(100, 50, 200, 90), False),  # above
+        (Box(70, 130, 95, 170), False),  # on the next line
+    ],
+)
+def test_the_word_beside_a_number_is_evidence(box: Box, *, is_beside: bool) -> None:
+    (number, *_) = of(NUMBER, TextLine("M", 0.9, box))
+    assert (number.text, number.beside) == ("10151", "M" if is_beside else None)
 
 
-def test_a_score_that_is_no_number_is_not_certainty() -> None:
-    assert interpret(("1234", math.nan)) == ()
+def test_of_several_words_the_nearest_is_beside() -> None:
+    km, letter = TextLine("KM", 0.9, Box(215, 100, 240, 140)), TextLine("M", 0.9, Box(70, 100, 95, 140))
+    assert [candidate.beside for candidate in of(km, NUMBER, letter)] == [None, "M", None]
 
 
-def test_the_pattern_is_for_the_whole_line_in_capitals() -> None:
-    assert texts("ab-12", "AB-123", "xAB-12", "1234", pattern=r"AB-\d\d") == ["AB-12"]
-    assert texts("ab12", pattern=r"[a-z]+\d+") == []
+def test_another_number_is_not_beside() -> None:
+    assert [candidate.beside for candidate in of(NUMBER, TextLine("42", 0.9, Box(70, 100, 95, 140)))] == [None, None]
 
 
-def test_one_pattern_of_two_is_still_for_the_whole_line() -> None:
-    assert texts("123", "A", "1", "AB", pattern=r"\d|A") == ["A", "1"]
-
-
-@pytest.mark.parametrize("options", [{"pattern": "("}, {"pattern": "*"}, {"min_confidence": 1.1}, {"patern": "x"}])
-def test_options_that_cannot_be(options: dict[str, object]) -> None:
+@pytest.mark.parametrize("options", [{"pattern": r"\d+"}, {"min_confidence": 0.5}, {"patern": "x"}])
+def test_what_is_for_the_judge_is_no_option(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         BibLinesOptions(**options)
 
 
-def test_no_lines_are_no_bibs() -> None:
+def test_no_lines_are_no_candidates() -> None:
     assert interpret() == ()
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.text() | st.from_regex(r"\s*[a-zA-Z]?\d{1,6}\s*"), st.floats(0, 1))))
 def test_no_text_ever_raises(lines: list[tuple[str, float]]) -> None:
-    """And what comes of it: bibs that each stand once, out of the lines, as sure as the surest of them."""
+    """What comes of it are the lines with a digit, and a few more; the judge has the surest of those it takes."""
     found = interpret(*lines)
-    assert len({bib.text for bib in found}) == len(found)
-    for bib in found:
-        scores = [score for text, score in lines if "".join(text.split()).upper() == bib.text]
-        assert bib.confidence == max(scores)
-        assert bib.confidence >= BibLinesOptions().min_confidence
-        assert bib.box == _BOX
+    assert [(each.text, each.score) for each in found if any(map(str.isdigit, each.text))] == [
+        (clean(text), score) for text, score in lines if any(map(str.isdigit, text))
+    ]
+    for reading in judge(found):
+        scores = [score for text, score in lines if "".join(text.split()).upper() == reading.bib]
+        assert not scores or reading.probability >= max(scores)
+        assert reading.box == _BOX

@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 from sqlalchemy import text
 
+from bibwatch.domain.recogniser import Recogniser
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.ingest import folder_watcher as watcher_module
@@ -23,11 +24,11 @@ from bibwatch.ingest.settling import Settling
 from bibwatch.settings import CameraSettings, IngestSettings
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
-from bibwatch.store.records import Finished, Recogniser
+from bibwatch.store.records import Finished
 from bibwatch.store.report import Report
 from bibwatch.store.schema import text_to_path
 
-READER = Recogniser("bib_number", "test", "0")
+RECOGNISER = Recogniser("bib_number", "test", "0")
 NEVER = 1_000_000.0
 PATIENCE = 15.0  # seconds for the kernel's events, on a busy machine
 
@@ -101,7 +102,7 @@ class Rig:
         """Let everything that is ready end in a state, as the pipeline would; return the names."""
         claims = self.ledger.claim(1000, quarantined=True)
         error = None if state is State.DONE else "for the test"
-        self.ledger.finish(READER, [Finished(claim, state=state, error=error) for claim in claims])
+        self.ledger.finish(RECOGNISER, [Finished(claim, state=state, error=error) for claim in claims])
         return [os.path.relpath(claim.path, self.folder) for claim in claims]
 
     def note(self) -> tuple[str, str | None]:
@@ -284,7 +285,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(rig: Rig) -> None:
     claims = rig.ledger.claim(1, quarantined=True)
     rig.put("x.jpg", b"second")
     assert rig.scan() == {"x.jpg": State.READY}
-    rig.ledger.finish(READER, [Finished(claim) for claim in claims])  # of the old content
+    rig.ledger.finish(RECOGNISER, [Finished(claim) for claim in claims])  # of the old content
     assert rig.states() == {"x.jpg": State.READY}
     rig.finish()
     assert rig.scan() == {"x.jpg": State.DONE}
@@ -534,7 +535,7 @@ def test_any_name_survives_the_database(rig: Rig, name: bytes) -> None:
     (claim,) = rig.ledger.claim(1, quarantined=True)
     assert claim.path == str(path)
     assert os.path.samefile(claim.path, path)  # noqa: PTH121
-    rig.ledger.finish(READER, [Finished(claim)])
+    rig.ledger.finish(RECOGNISER, [Finished(claim)])
     rig.restart()
     assert rig.scan() == {os.fsdecode(name): State.DONE}
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from bibwatch.domain.box import Box
-from bibwatch.interpreters.base import Bib
+from bibwatch.domain.candidates import Candidate, Source
 from bibwatch.interpreters.bib_json import BibJson, BibJsonOptions
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.interpreters.code_block import Code, CodeBlock, CodeBlockOptions
 from bibwatch.interpreters.doctags import DocTags, DocTagsOptions, Document, Element
 from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
+from bibwatch.interpreters.replies import clean
 from bibwatch.interpreters.table import Table, TableLines, TableLinesOptions, TableText, TableTextOptions
 from bibwatch.runtimes.base import Prediction, TextLine
 from bibwatch.testing.interpreters import InterpreterConformance, strings_of
@@ -34,9 +35,9 @@ class TestBibJson(InterpreterConformance):
     good = (
         (
             replied('{"bibs": [{"number": "0042"}, {"number": "M1234"}]}'),
-            (Bib("0042", 0.5, None), Bib("M1234", 0.5, None)),
+            (Candidate("0042", 0.5), Candidate("M1234", 0.5)),
         ),
-        (replied('```json\n{"bib": 0042}\n```'), (Bib("0042", 0.5, None),)),
+        (replied('```json\n{"bib": 0042}\n```'), (Candidate("0042", 0.5),)),
         (replied('{"bibs": []}'), ()),
     )
     bad = (*InterpreterConformance.bad, '{"bibs": [], "error": "The image is too dark."}', "{}")
@@ -45,19 +46,24 @@ class TestBibJson(InterpreterConformance):
         return BibJson(BibJsonOptions())
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """No bibs is an answer, where the reply has an empty list, a null or its like, or other numbers."""
-        said = re.search(r'\[\s*\]|null|none|n/a|no bib|""|\d', prediction.text, re.IGNORECASE)
+        """No bibs is an answer, where the reply has an empty list, a null or its like."""
+        said = re.search(r'\[\s*\]|null|none|n/a|no bib|"\s*"|\d', clean(prediction.text), re.IGNORECASE)
         return not value and not said
 
 
 class TestBibLines(InterpreterConformance):
-    good = ((seen(("0042", 10, 10), ("FINISH", 10, 90)), (Bib("0042", 0.99, Box(10, 10, 110, 40)),)),)
+    good = (
+        (
+            seen(("0042", 10, 10), ("FINISH", 10, 90)),
+            (Candidate("0042", 0.99, Box(10, 10, 110, 40), source=Source.LINE),),
+        ),
+    )
 
     def make(self) -> BibLines:
         return BibLines(BibLinesOptions())
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """No bibs is what most lines of text say."""
+        """Most lines of text have no digit."""
         return False
 
 

@@ -27,6 +27,7 @@ from bibwatch.errors import (
 from bibwatch.files import Stat
 from bibwatch.images import ImageLimits
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.judging import Judge
 from bibwatch.pipeline import model_health
 from bibwatch.pipeline import pipeline as module
 from bibwatch.pipeline.failover import Failover
@@ -50,7 +51,7 @@ class ScriptedOptions(ModelOptions):
 
 
 class Scripted(Runtime[ModelOptions]):
-    """BatchResult every image with `answer`, and remembers how many it was asked about together."""
+    """Answers every image with `answer`, and remembers how many it was asked about together."""
 
     options_type = ScriptedOptions
 
@@ -94,7 +95,7 @@ class Bench:
         self.report = Report(self.database)
         self.runtime = Scripted(ScriptedOptions(kind="scripted", name="scripted", batch_size=4))
         self.settings = PipelineSettings(batch_wait_seconds=0, max_attempts=3)
-        self.fallback = Scripted(ScriptedOptions(kind="scripted", name="fallback", batch_size=4))
+        self.fallback = Scripted(ScriptedOptions(kind="scripted", name="fallback", batch_size=4, longest_side=640))
         self.pipeline = self.make()
 
     def make(self, *, fallback_after: float | None = None, reread: bool = False) -> Pipeline:
@@ -104,7 +105,7 @@ class Bench:
         self.failover.start(lambda: False)
         del self.runtime.batches[-1]  # that was a probe
         events = {"stop": threading.Event(), "news": threading.Event()}
-        return Pipeline(self.failover, self.settings, ImageLimits(), self.ledger, reread=reread, **events)
+        return Pipeline(self.failover, self.settings, ImageLimits(), self.ledger, Judge(), reread=reread, **events)
 
     @staticmethod
     def model(runtime: Scripted) -> ModelHealth:
@@ -493,7 +494,7 @@ def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
     bench.failover = Failover([bench.model(each) for each in (bench.runtime, broken, bench.fallback)], 0.001)
     bench.failover.start(lambda: False)
     events = {"stop": threading.Event(), "news": threading.Event()}
-    bench.pipeline = Pipeline(bench.failover, bench.settings, ImageLimits(), bench.ledger, **events)
+    bench.pipeline = Pipeline(bench.failover, bench.settings, ImageLimits(), bench.ledger, Judge(), **events)
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.DONE: 1})
     assert presets(bench) == [("a.png", "fallback")]

@@ -39,7 +39,7 @@ _STAGE = """
 
     class Plugin(Stage[Options]):
         options_type = Options
-        def judge(self, photo, prediction):
+        def interpret(self, photo, prediction):
             return Outcome(output={"said": prediction.text})
 """
 
@@ -113,7 +113,7 @@ def test_a_name_that_is_there_twice_is_an_error_that_names_both(
         assert re.search(rf"{name} is there 2 times: from bibwatch \(.*and from bibwatch-twice \(", said)
     with pytest.raises(ConfigurationError, match="is there 2 times"):
         registry.stage("table", "rapidocr")
-    registry.stage("bib_number", "qwen-vllm")
+    registry.stage("picture_description", "qwen-vllm")
 
 
 def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:

@@ -30,7 +30,8 @@ _TROUBLES = ("error", "message", "reason")  # what a model may say beside an emp
 _DOUBTFUL_AT_MOST = 0.5
 # What an engine that can be held to a form may write as a number: any bib there is, and no words.
 _BIB = r"[A-Z]{0,3}[0-9]{1,6}[A-Z]?"
-_NUMBER = re.compile(r"[A-Z]{0,4}[-.:]?\d[\d.:-]*[A-Z]{0,2}")
+_NUMBER = re.compile(r"[A-Z]{0,4}[-.:]?\d[\d.:-]*[A-Z]{0,2}")  # spaces left out
+_WORD = re.compile(r"(?=\D*\d)[\w:.-]+")  # with a digit: what a bib is at some races
 _LABEL = re.compile(r"^(?:bib|number|no\.?|nr\.?|[#№:\s])+", re.IGNORECASE)  # that models put before a number
 _EXAMPLE = re.compile(r'"[^"]*"|\{.*?\}|\[.*?\]', re.DOTALL)  # in a prompt: a model that cannot read repeats it
 _SEVERAL = re.compile(r"\s*[,;&]\s+|\s+(?:and|&)\s+")  # numbers in one string
@@ -201,9 +202,10 @@ def _numbers(text: str) -> list[str]:
 
 
 def _number_in(candidate: Candidate) -> str | None:
-    """Return the number that a candidate is, a bib of any race or not (`7`, `14:32`, `A12`); None for words."""
-    texts = map(normalized, (candidate.text, *candidate.alternatives))
-    return next((text for text in texts if _NUMBER.fullmatch(text)), None)
+    """Return the number that a candidate is, a bib or not (`7`, `14:32`, `A1B2`); None for words."""
+    texts = (candidate.text, *candidate.alternatives)
+    numbers = (text for text in texts if _NUMBER.fullmatch(normalized(text)) or _WORD.fullmatch(text.strip()))
+    return next(map(normalized, numbers), None)
 
 
 def _says_none(text: str) -> bool:

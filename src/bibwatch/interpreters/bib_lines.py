@@ -6,11 +6,13 @@ A line is a candidate as a whole: `1234`, and also `RUN 2026` and `14:32`. Does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Source
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
+from bibwatch.interpreters.replies import clean
 from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 
 _LONE = 2  # characters of a text without digits that may be part of a bib: a letter, or a pair of them
@@ -34,7 +36,8 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
         del prompt  # an OCR was not asked anything
-        words = [line for line in prediction.lines if not _has_digit(line.text) and line.text.strip()]
+        lines = [replace(line, text=clean(line.text)) for line in prediction.lines]
+        words = [line for line in lines if not _has_digit(line.text) and line.text.strip()]
         return tuple(
             Candidate(
                 text=line.text,
@@ -43,7 +46,7 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
                 source=Source.LINE,
                 beside=_beside(line.box, words) if _has_digit(line.text) else None,
             )
-            for line in prediction.lines
+            for line in lines
             if _may_be_part_of_a_bib(line.text)
         )
 

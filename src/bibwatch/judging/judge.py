@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,11 +71,11 @@ class _Bench:
         self._candidates = candidates
         self._bibs = [_bib(candidate, race) for candidate in candidates]
         self.rejections = [_unfit(candidate, bib, rules) for candidate, bib in zip(candidates, self._bibs, strict=True)]
-        self._reject_fragments()
-        self._parts = self._pairs()
         self._rivals: dict[str, str] = {}
         self._confirmed: set[str] = set()
-        self._hear_second_model()
+        self._hear_second_model()  # first: a neighbour it saw has no place, and hides nothing there
+        self._reject_fragments()
+        self._parts = self._pairs()
         self.numbers = list(dict.fromkeys(bib for index, bib in enumerate(self._bibs) if bib and self._counts(index)))
         self._reject_detector()
 
@@ -97,7 +98,8 @@ class _Bench:
         )
 
     def _surest(self, indices: Sequence[int]) -> int:
-        return max(indices, key=lambda index: self._candidates[index].score)
+        """Return the surest; of several that are as sure, the one that most speaks against, in whatever order."""
+        return max(indices, key=lambda index: _weight(self._candidates[index]))
 
     def _counts(self, index: int) -> bool:
         return self.rejections[index] is None and self._candidates[index].look is not Look.DETECTOR
@@ -165,6 +167,11 @@ def _unfit(candidate: Candidate, bib: str | None, rules: Rules) -> str | None:
     if candidate.source is Source.LINE and not candidate.score >= rules.min_confidence:
         return f"{candidate.score:.3f} sure, under {rules.min_confidence:g}"
     return None
+
+
+def _weight(candidate: Candidate) -> tuple[float, bool, float]:
+    distance = math.inf if candidate.edge_distance is None else candidate.edge_distance
+    return candidate.score, candidate.doubt is not None, -distance
 
 
 def _may_be_cut(candidate: Candidate) -> bool:

@@ -168,7 +168,7 @@ class BibNumber(Stage[BibNumberOptions]):
                 merged = _with_look(merged, photo, part, answer, Look.CROP if part.box else Look.TILE)
             errors = [answer.error for _, answer in answers if answer.error]
             gone = [error for error in errors if isinstance(error, ModelUnavailableError)]
-            read = any(candidate.look is not Look.DETECTOR for candidate in merged.candidates)
+            read = any(each.look is not Look.DETECTOR and _is_any_bib(each) for each in merged.candidates)
             nothing = not read and len(errors) == len(answers)  # of many tiles one may make no sense
             if lost := gone or (errors if nothing else []):
                 yield photo, replace(outcome, candidates=(), error=lost[0])
@@ -232,7 +232,7 @@ class BibNumber(Stage[BibNumberOptions]):
         """Return the places of numbers that the first model is unsure of, as any race would judge them."""
         race = Race(forms=(_ANY_BIB,), accept_at=self.options.ask_below)
         return [
-            _Part(self._around(reading.box, photo), reading.box, reading.read_as)
+            _Part(self._around(reading.box, photo), reading.box, reading.bib)
             for reading in Judge(race).judge(outcome.candidates).readings
             if reading.box and reading.probability < self.options.ask_below
         ]

@@ -41,7 +41,7 @@ class VisionConvert(Stage[VisionConvertOptions]):
 
     options_type: ClassVar[type[StageOptions]] = VisionConvertOptions
 
-    def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
+    def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
         found: Document | str = self.interpreter.interpret(prediction, self.options.question)
         output = {"markdown": found} if isinstance(found, str) else self._document(photo, found)
         return Outcome(output=output, device=prediction.device, seconds=prediction.seconds)

@@ -133,7 +133,7 @@ readings = Table(
     Column("y1", Float),
     Column("x2", Float),
     Column("y2", Float),
-    Column("reasons", Text, nullable=False, server_default=""),
+    Column("reasons", Text, nullable=False, server_default=text("''")),
     Column("read_as", Text),
 )
 

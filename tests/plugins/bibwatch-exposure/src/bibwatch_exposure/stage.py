@@ -30,7 +30,7 @@ class Exposure(Stage[ExposureOptions]):
 
     options_type: ClassVar[type[StageOptions]] = ExposureOptions
 
-    def judge(self, photo: Photo, prediction: Prediction) -> Outcome:
+    def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
         share: float = self.interpreter.interpret(prediction, self.options.question)
         verdict = "dark" if share < self.options.dark else "bright" if share > self.options.bright else "fine"
         output = {"brightness": share, "exposure": verdict}
