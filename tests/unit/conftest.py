@@ -1,13 +1,16 @@
-"""What the tests of plugins share: distributions made on the spot."""
+"""What unit tests share: an empty database, and plugin distributions made on the spot."""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from bibwatch.store.database import Database
 
 _GOOD = """
     from collections.abc import Iterator
@@ -36,6 +39,23 @@ _GOOD = """
         def close(self) -> None:
             pass
 """
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of an empty database with the schema; to copy it is cheaper than to migrate."""
+    file = tmp_path_factory.mktemp("migrated") / "empty.db"
+    database = Database(f"sqlite:///{file}")
+    database.migrate()
+    database.close()
+    return file
+
+
+@pytest.fixture
+def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path / 'race.db')}")
+    yield database
+    database.close()
 
 
 @pytest.fixture

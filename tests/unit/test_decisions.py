@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,10 @@ _ANY = Judge()
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'race.db'}")
-    database.migrate()
+def database(database: Database) -> Database:
+    """The database with one image that has been read."""
     add_image(database, 1, "1042", "731")
-    yield database
-    database.close()
+    return database
 
 
 def add_image(database: Database, number: int, *bibs: str, preset: str = "rapidocr", score: float = 0.97) -> None:
@@ -162,10 +160,9 @@ _DECISIONS = st.lists(st.tuples(_BIBS, st.sampled_from(Action), _BIBS), max_size
 @settings(deadline=None, max_examples=60)
 @given(_DECISIONS, st.sampled_from([0.5, 0.97, 1.0]))
 def test_whatever_is_decided_judging_changes_none_of_it(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Action, str]], accept_at: float
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path, steps: list[tuple[str, Action, str]], accept_at: float
 ) -> None:
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('decisions') / 'race.db'}")
-    database.migrate()
+    database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path_factory.mktemp('decisions'))}")
     add_image(database, 1, "1042", "731")
     for bib, action, other in steps:
         there = any(row[0] == bib for row in shown(database))

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,23 +80,6 @@ def said(output: dict[str, Any], model: str = "SmolVLM") -> Result:
 def rows(database: Database, table: str) -> list[dict[str, Any]]:
     with database.query() as connection:
         return [dict(row) for row in connection.execute(text(f"SELECT * FROM {table}")).mappings()]  # noqa: S608
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with the schema, to be copied."""
-    file = tmp_path_factory.mktemp("ledger") / "empty.db"
-    database = Database(f"sqlite:///{file}")
-    database.migrate()
-    database.close()
-    return file
-
-
-@pytest.fixture
-def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path / 'race.db')}")
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,6 @@ _SEEN = (
     Candidate("731", 0.5, None, look=Look.TILE, model="better", alternatives=("73I",), about="731", doubt="half seen"),
     Candidate("FINISH 3", 0.99, Box(100, 10, 150, 30), Source.LINE, edge_distance=0.02),
 )
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'race.db'}")
-    database.migrate()
-    yield database
-    database.close()
 
 
 def read(database: Database, seen: tuple[Candidate, ...], name: str = "a", judge: Judge | None = None) -> None:
@@ -162,11 +155,10 @@ _CANDIDATES = st.builds(
 @settings(deadline=None, max_examples=40)
 @given(st.lists(_CANDIDATES, max_size=8))
 def test_from_the_database_the_judgement_is_the_same(
-    tmp_path_factory: pytest.TempPathFactory, seen: list[Candidate]
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path, seen: list[Candidate]
 ) -> None:
     """What was judged when it was read, and what is judged again by the same judge, never differ."""
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('judging') / 'race.db'}")
-    database.migrate()
+    database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path_factory.mktemp('judging'))}")
     read(database, tuple(seen))
     assert judge_again(database, Judge()).changed == 0
     database.close()
