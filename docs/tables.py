@@ -192,3 +192,21 @@ def _default(field: FieldInfo) -> str:
 def _table(head: tuple[str, ...], rows: object) -> str:
     lines = [head, ("---",) * len(head), *rows]  # type: ignore[misc]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
+
+
+def reading_figures() -> str:
+    """Make a table of how well photos with known bibs are read, by benchmarks/reading.py."""
+    sets = json.loads((RESULTS / "reading.json").read_text())["sets"]
+    rows = [
+        (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES))
+        for name, figures in sets.items()
+    ]
+    return _table(("photos", "accepted: right", "of all bibs", "accepted and review: right", "of all bibs"), rows)
+
+
+_FIGURES = (
+    ("accepted", "precision"),
+    ("accepted", "recall"),
+    ("accepted+review", "precision"),
+    ("accepted+review", "recall"),
+)
