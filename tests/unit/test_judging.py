@@ -350,19 +350,26 @@ def test_the_fingerprint_tells_what_changes_a_judgement() -> None:
 # Laws
 
 _TEXTS = st.sampled_from(["1", "12", "123", "1234", "0042", "M123", "m 123", "77", "2026", "FINISH", "1\u0664"])
-_CANDIDATES = st.builds(
-    Candidate,
-    text=_TEXTS,
-    score=st.sampled_from([0.0, 0.5, 0.9, 0.96, 1.0]) | st.floats(0, 1),
-    box=st.sampled_from([None, _HERE, _NEAR, _FAR]),
-    source=st.sampled_from(Source),
-    look=st.sampled_from(Look),
-    model=st.sampled_from([None, "better"]),
-    edge_distance=st.sampled_from([None, 0.0, 0.2]),
-    alternatives=st.lists(_TEXTS, max_size=2).map(tuple),
-    about=st.none() | _TEXTS,
-    doubt=st.none() | st.just("it says so"),
-)
+
+
+def _candidates(looks: st.SearchStrategy[Look], about: st.SearchStrategy[str | None]) -> st.SearchStrategy[Candidate]:
+    return st.builds(
+        Candidate,
+        text=_TEXTS,
+        score=st.sampled_from([0.0, 0.5, 0.9, 0.96, 1.0]) | st.floats(0, 1),
+        box=st.sampled_from([None, _HERE, _NEAR, _FAR]),
+        source=st.sampled_from(Source),
+        look=looks,
+        model=st.sampled_from([None, "better"]),
+        edge_distance=st.sampled_from([None, 0.0, 0.2]),
+        alternatives=st.lists(_TEXTS, max_size=2).map(tuple),
+        about=about,
+        doubt=st.none() | st.just("it says so"),
+    )
+
+
+_FIRST_LOOKS = st.sampled_from([look for look in Look if look is not Look.SECOND_MODEL])
+_CANDIDATES = _candidates(_FIRST_LOOKS, st.none()) | _candidates(st.just(Look.SECOND_MODEL), _TEXTS)
 _PHOTOS = st.lists(_CANDIDATES, max_size=7)
 _RACES = st.builds(
     Race,
