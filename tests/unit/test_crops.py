@@ -338,18 +338,26 @@ def test_every_look_is_evidence() -> None:
     with capture_logs():
         (outcome,) = stage.read([photo()])
     assert [(each.text, each.look, each.model, each.about) for each in outcome.candidates] == [
-        ("1042", Look.DETECTOR, None, None),
-        ("731", Look.DETECTOR, None, None),
+        ("1042", Look.DETECTOR, "scripted", None),
+        ("731", Look.DETECTOR, "scripted", None),
         ("1042", Look.CROP, None, None),
         ("1047", Look.SECOND_MODEL, "better", "1042"),
     ]
     whole, detector, first, second, again = outcome.glances
-    assert (whole, detector) == (Glance(Look.PHOTO, 0), Glance(Look.DETECTOR, 2))
+    assert (whole, detector) == (Glance(Look.PHOTO, 0), Glance(Look.DETECTOR, 2, model="scripted"))
     assert (first.look, first.candidates, first.error) == (Look.CROP, 1, None)
     assert (second.look, second.candidates, second.error) == (Look.CROP, 0, "fell over")
-    assert (again.look, again.model) == (Look.SECOND_MODEL, "better")
+    assert (again.look, again.candidates, again.model) == (Look.SECOND_MODEL, 1, "better")
     assert first.box
     assert first.box.overlap(UNSURE.box) == pytest.approx(1)
+
+
+def test_a_second_model_that_sees_nothing_has_looked() -> None:
+    (outcome,) = cascade(lines(UNSURE), says()).read([photo()])
+    assert [(each.look, each.candidates, each.model) for each in outcome.glances] == [
+        (Look.PHOTO, 1, None),
+        (Look.SECOND_MODEL, 0, "better"),
+    ]
 
 
 def test_a_small_photo_without_anything_to_see_is_read_once() -> None:

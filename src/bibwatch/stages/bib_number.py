@@ -188,7 +188,7 @@ class BibNumber(Stage[BibNumberOptions]):
         if "detector" in self.substages:
             found = next(self.substages["detector"].read([photo]))
             detected = found.candidates
-            outcome = _with_look(outcome, photo, None, found, Look.DETECTOR, self._model("detector"))
+            outcome = _with_look(outcome, photo, None, found, Look.DETECTOR, model=self._model("detector"))
         sure = [each for each in detected if each.score >= _DETECTED]
         boxes = crops.distinct(each.box for each in (*own, *sure) if each.box and _is_any_bib(each))
         parts = [_Part(self._around(box, photo), box) for box in boxes[:_MOST_PARTS]]
@@ -208,7 +208,7 @@ class BibNumber(Stage[BibNumberOptions]):
         for photo, outcome, answers in _together(self._second_read, plans, batch_size):
             merged = outcome
             for part, answer in answers:
-                merged = _with_look(merged, photo, part, answer, Look.SECOND_MODEL, self._model("second_model"))
+                merged = _with_look(merged, photo, part, answer, Look.SECOND_MODEL, model=self._model("second_model"))
             yield photo, merged
 
     def _second_read(self, parts: Iterable[Photo]) -> Iterator[Outcome]:
@@ -245,7 +245,7 @@ def _is_any_bib(candidate: Candidate) -> bool:
 
 
 def _with_look(
-    outcome: Outcome, photo: Photo, part: _Part | None, answer: Outcome, look: Look, model: str | None = None
+    outcome: Outcome, photo: Photo, part: _Part | None, answer: Outcome, look: Look, *, model: str | None = None
 ) -> Outcome:
     """Return an outcome with what one more look at the photo, or a part of it, has seen; `model`: by another model."""
     area, box, about = (part.area, part.box, part.about) if part else (None, None, None)
