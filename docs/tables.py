@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bibwatch import cli, errors, telemetry
+from bibwatch.cli.stage_options import options_of, write_options
 from bibwatch.domain import states
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import ModelOptions
@@ -104,7 +105,7 @@ def reliability() -> str:
 
 
 def commands() -> str:
-    """Print the help of every command."""
+    """Print the help of every command, and the options of every stage."""
     parts = []
     group = cli.cli
     for name in ("", *group.list_commands(click.Context(group))):
@@ -112,12 +113,12 @@ def commands() -> str:
         assert command is not None  # noqa: S101
         path = f"bibwatch {name}".strip()
         context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
-        text, chapters, _ = command.get_help(context).partition("\nOptions of stage ")
-        if chapters and name != "read":
-            text += "\n  ... and the options of stages, as of `bibwatch read`."
-        else:
-            text = command.get_help(context)
-        parts.append(f"## {path}\n\n```text\n{text}\n```\n")
+        parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
+    registry = Registry()
+    for stage in registry.stages:
+        formatter = click.HelpFormatter(width=100)
+        write_options(formatter, click.Context(group), options_of(registry, stage))
+        parts.append(f"## bibwatch stages {stage}\n\n```text\n{formatter.getvalue()}```\n")
     return "\n".join(parts)
 
 
@@ -191,3 +192,21 @@ def _default(field: FieldInfo) -> str:
 def _table(head: tuple[str, ...], rows: object) -> str:
     lines = [head, ("---",) * len(head), *rows]  # type: ignore[misc]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
+
+
+def reading_figures() -> str:
+    """Make a table of how well photos with known bibs are read, by benchmarks/reading.py."""
+    sets = json.loads((RESULTS / "reading.json").read_text())["sets"]
+    rows = [
+        (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES))
+        for name, figures in sets.items()
+    ]
+    return _table(("photos", "accepted: right", "of all bibs", "accepted and review: right", "of all bibs"), rows)
+
+
+_FIGURES = (
+    ("accepted", "precision"),
+    ("accepted", "recall"),
+    ("accepted+review", "precision"),
+    ("accepted+review", "recall"),
+)

@@ -22,6 +22,7 @@ settings.register_profile(
     "bibwatch", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("bibwatch")
+settings.register_profile("fast", settings(), max_examples=10)  # of `make test-fast`
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ Knows the order of starting and stopping. Everything it starts, it has built; ev
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -35,6 +36,7 @@ from bibwatch.store.report import Report
 log = structlog.get_logger()
 
 _TICK_SECONDS = 0.25
+_COUNT_SHARE = 0.05  # counting takes at most this share of the time, however many files there are
 _STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
 _PATIENCE_SECONDS = 20.0  # `--once` waits for a model that cannot be asked for so long
 
@@ -47,7 +49,7 @@ class Daemon:
     def __init__(self, settings: Settings, *, once: bool = False, on_tick: Callable[[Counts], None] | None = None):
         """Check and build what can be built without touching disk or model. Raises ConfigurationError.
 
-        `on_tick` is called about once a second with the number of files in each state.
+        `on_tick` is called about once a second, less often with a million files, with the number in each state.
         """
         if not settings.cameras:
             raise ConfigurationError(
@@ -97,6 +99,7 @@ class Daemon:
             self._recover()
             stack.callback(self._failover.close)
             self._failover.start(lambda: bool(signals.number))
+            gc.freeze()  # what is loaded stays loaded: collecting garbage during a scan need not traverse it
             for loop in self._loops:
                 loop.start()
             try:
@@ -142,7 +145,7 @@ class Daemon:
         """Watch over the loops until it is time to stop."""
         feeder = Feeder(self._loops)
         ready = False
-        next_look = 0.0
+        next_count = 0.0
         while not signals.number and not any(loop.failure for loop in self._loops):
             time.sleep(_TICK_SECONDS)
             feeder.feed()
@@ -150,9 +153,10 @@ class Daemon:
                 ready = True
                 log.info("daemon.ready", cameras=[camera.camera for camera in self._cameras])
                 notify("READY=1")
-            if time.monotonic() >= next_look and ready:
-                next_look = time.monotonic() + (0.0 if self._once else 1.0)
+            if (start := time.monotonic()) >= next_count and ready:
                 counts = self._counts()
+                counted = time.monotonic()
+                next_count = max(start + (0.0 if self._once else 1.0), counted + (counted - start) / _COUNT_SHARE)
                 self._report(counts)
                 if self._once and self._is_over(counts):
                     return
@@ -176,6 +180,7 @@ class Daemon:
     def _report(self, counts: Counts) -> None:
         trouble = sum(counts.get(state, 0) for state in TROUBLE)
         waiting = sum(counts.get(state, 0) for state in UNDONE)
+        telemetry.READY_FILES.set(counts.get(State.READY, 0))
         notify(f"STATUS={counts.get(State.DONE, 0)} read, {waiting} waiting, {trouble} in trouble")
         if self._on_tick:
             self._on_tick(counts)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -87,7 +89,9 @@ def _class(found: object, group: str, name: str) -> type:
 
 
 def _presets(found: object) -> dict[str, Mapping[str, Any]]:
-    """Return presets as tables by name; a plugin may also give options made in code."""
+    """Return presets as tables by name, from a TOML file, tables, or options made in code."""
+    if isinstance(found, Traversable):
+        found = tomllib.loads(found.read_text("utf-8")).get("presets")
     if not isinstance(found, Mapping):
         raise _WrongTypeError("is no table of presets")
     tables = {}

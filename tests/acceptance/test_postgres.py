@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+
+from bibwatch.domain.states import State
+from bibwatch.store.database import Database
+from bibwatch.store.ledger import Ledger
+from bibwatch.store.report import Report
+from plans import Statements, fill, follow_photos
 
 ROOT = Path(__file__).parents[2]
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -64,3 +71,21 @@ def test_postgresql_holds_the_same_record(site: Any, draw: Callable[..., bytes],
     site.start()
     assert "bibwatch is running" in site.bibwatch("status").stdout
     assert site.bibwatch("run", "--once").returncode == 75
+
+
+def test_no_statement_on_the_path_of_a_photo_walks_a_table(server: str) -> None:
+    """PostgreSQL plans by what ANALYZE, or autovacuum, has found."""
+    database = Database(server)
+    database.migrate()
+    fill(database, 20_000)
+    for table in ("files", "images", "results"):
+        with database.write() as connection:
+            connection.execute(text(f"ANALYZE {table}"))
+    with Statements(database) as statements:
+        follow_photos(Ledger(database))
+        Report(database).oldest(list(State))
+    plans = statements.plans()
+    database.close()
+    assert len(plans) > 10
+    searches = {statement: plan for statement, plan in plans.items() if not statement.startswith("INSERT")}
+    assert {query: plan for query, plan in searches.items() if "Seq Scan" in plan or "Index Cond" not in plan} == {}

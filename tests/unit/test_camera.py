@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from sqlalchemy import text
 
 from bibwatch.domain.recogniser import Recogniser
 from bibwatch.domain.states import State
@@ -25,6 +26,7 @@ from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.records import Finished
 from bibwatch.store.report import Report
+from bibwatch.store.schema import text_to_path
 
 RECOGNISER = Recogniser("bib_number", "test", "0")
 NEVER = 1_000_000.0
@@ -50,7 +52,7 @@ class Rig:
         """Make the camera of a new run of the daemon."""
         stop = threading.Event()
         stop.set()  # a database that fails fails the test at once
-        camera = Camera(
+        return Camera(
             "finish",
             CameraSettings(path=self.folder, watch=self.watch),
             IngestSettings(settle_seconds=self.settle),
@@ -58,8 +60,6 @@ class Rig:
             stop=stop,
             news=self.news,
         )
-        camera.load()
-        return camera
 
     def restart(self) -> None:
         self.camera.ended()
@@ -94,9 +94,9 @@ class Rig:
         return self.states()
 
     def states(self) -> dict[str, State]:
-        return {
-            os.path.relpath(path, self.folder): state for state in State for path in self.ledger.paths("finish", state)
-        }
+        with self.database.query() as connection:
+            files = connection.execute(text("SELECT path, state FROM file_status")).all()
+        return {os.path.relpath(text_to_path(path), self.folder): State(state) for path, state in files}
 
     def finish(self, state: State = State.DONE) -> list[str]:
         """Let everything that is ready end in a state, as the pipeline would; return the names."""

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -30,6 +31,10 @@ _PROMISED = {
 }
 
 _NOTE = text("INSERT INTO cameras (name, path, state, updated_at) VALUES (:name, '/drop', 'watching', 'now')")
+_FILE = text(
+    "INSERT INTO files (camera, path, inode, size, mtime_ns, ctime_ns, state, first_seen_at, updated_at) "
+    "VALUES ('finish', :path, '1', 1, 1, 1, 'done', 'then', 'then')"
+)
 
 _HOLDER = """
 import sys, time
@@ -106,6 +111,23 @@ def test_the_models_and_the_migrations_agree(database: Database) -> None:
         options = {"compare_type": True, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
+
+
+def test_an_older_database_is_upgraded_with_its_rows_kept(file: Path) -> None:
+    with opened(file) as database:
+        with database.write() as connection:
+            config = module._alembic()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0002")
+            connection.execute(_NOTE, {"name": "finish"})
+            connection.execute(_FILE, {"path": "/drop/a.jpg"})
+        with pytest.raises(ConfigurationError, match="older schema"):
+            database.check()
+        database.migrate()
+        database.check()
+        with database.query() as connection:
+            assert connection.execute(text("SELECT path, state FROM file_status")).all() == [("/drop/a.jpg", "done")]
+            assert connection.execute(text("SELECT name FROM cameras")).scalars().all() == ["finish"]
 
 
 def test_every_view_is_there(database: Database) -> None:

@@ -272,6 +272,7 @@ class TestByTheOcr:
         assert bib["confidence"] > 0.85
         assert bib["verdict"] in {"accepted", "review"}
 
+    @pytest.mark.heavy
     def test_many_are_read_in_order_whatever_is_wrong_with_one(self, ocr: StageExtractor, photos: list[str]) -> None:
         paths = [*photos, "a\0.jpg", ".", photos[0]]
         items = ocr.extract_multiple_bib_numbers(paths)
@@ -284,6 +285,7 @@ class TestByTheOcr:
         assert {bib["number"] for bib in two["bibs"]} == {"777", "2205"}
         assert set(no_path) == set(folder) == {"error"}
 
+    @pytest.mark.heavy
     def test_boxes_are_of_the_whole_photo_whatever_the_scale(self, ocr: StageExtractor, photos: list[str]) -> None:
         (whole,) = ocr.extract(photos[0])["bibs"]
         for scaled in (
@@ -294,6 +296,7 @@ class TestByTheOcr:
             assert bib["box"] == pytest.approx(whole["box"], abs=12)
             assert bib["box"] != whole["box"]  # it was read anew
 
+    @pytest.mark.heavy
     def test_the_guides_examples(self, draw: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:
         """With the OCR behind the guide's names, put there as a user would; with_transformers has the models."""
         Path("config.toml").write_text(BY_THE_OCR)

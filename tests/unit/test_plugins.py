@@ -61,6 +61,8 @@ _STAGE = """
         ("stages", _STAGE.replace('"{kind}"', '"other"'), "has options of kind 'other'; entry point and kind must be"),
         ("stages", _STAGE.replace("FIELD", "x: int = Field(default_factory=lambda: 1 // 0)"), "ZeroDivisionError"),
         ("presets", "Plugin = [1]", "is no table of presets"),
+        ("presets", "from pathlib import Path\nPlugin = Path('no.toml')", "FileNotFoundError"),
+        ("presets", "from pathlib import Path\nPlugin = Path(__file__)", "TOMLDecodeError"),
         ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is no table: 3"),
         ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is no table"),
         (
@@ -89,7 +91,7 @@ def test_a_good_one_is_in_use(install: Install, allow: Callable[[str], None]) ->
     install("bibwatch-good", "odd", _STAGE.replace("FIELD", "dark: float = 0.5"), group="stages")
     (row,) = map(json.loads, CliRunner().invoke(cli.cli, ["plugins", "--json"]).stdout.splitlines())
     assert row["problem"] is None
-    assert "--stage-odd-dark NUMBER" in CliRunner().invoke(cli.cli, ["read", "--help"]).stdout
+    assert "--stage-odd-dark NUMBER" in CliRunner().invoke(cli.cli, ["stages", "odd"]).stdout
     Registry(["bibwatch-good"]).stage("odd", "qwen-vllm")
 
 
@@ -121,6 +123,13 @@ def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
     with pytest.raises(ConfigurationError, match=r"preset new is there 2 times: .*bibwatch-one .*bibwatch-two"):
         registry.model_options("new")
     assert registry.model_options("rapidocr")
+
+
+def test_presets_may_be_a_toml_file(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[presets.mine]\nbase = "rapidocr"\nlongest_side = 640\n')
+    source = "from pathlib import Path\nPlugin = Path(__file__).with_name('mine.toml')"
+    install("bibwatch-file", "set", source, group="presets")
+    assert Registry(["bibwatch-file"]).model_options("mine").longest_side == 640
 
 
 def test_a_preset_may_be_made_in_code(install: Install) -> None:

@@ -7,6 +7,8 @@ import pytest
 from bibwatch.runtimes import ocr
 from bibwatch.testing import RuntimeConformance
 
+pytestmark = pytest.mark.heavy
+
 
 class TestVisionOcr(RuntimeConformance):
     @pytest.fixture(scope="class")

@@ -237,12 +237,12 @@ def test_a_file_that_vanishes_meanwhile_is_passed_over(tmp_path: Path) -> None:
 def test_look_at_a_photo(tmp_path: Path, name: str) -> None:
     put(tmp_path, name)
     path = tmp_path / name
-    assert scanning.look(str(tmp_path), str(path)) == scanning.Entry(str(path), Stat.of(path.stat()))
+    assert scanning.find(str(tmp_path), str(path)) == scanning.Entry(str(path), Stat.of(path.stat()))
 
 
 def test_look_in_a_folder_with_any_name(tmp_path: Path) -> None:
     put(tmp_path, ".drop/x.jpg")
-    assert scanning.look(str(tmp_path / ".drop"), str(tmp_path / ".drop/x.jpg"))
+    assert scanning.find(str(tmp_path / ".drop"), str(tmp_path / ".drop/x.jpg"))
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def test_look_in_a_folder_with_any_name(tmp_path: Path) -> None:
 def test_look_passes_over_what_a_walk_passes_over(tmp_path: Path, name: str) -> None:
     put(tmp_path, name)
     assert scan(tmp_path) == {}
-    assert scanning.look(str(tmp_path), str(tmp_path / name)) is None
+    assert scanning.find(str(tmp_path), str(tmp_path / name)) is None
 
 
 @pytest.mark.parametrize("name", ["drop", "drop2/x.jpg", "x.jpg"])
 def test_look_passes_over_what_is_not_in_the_folder(tmp_path: Path, name: str) -> None:
     """Events tell of the folder itself where a file has taken its place."""
     put(tmp_path, name)
-    assert scanning.look(str(tmp_path / "drop"), str(tmp_path / name)) is None
+    assert scanning.find(str(tmp_path / "drop"), str(tmp_path / name)) is None
 
 
 def link(path: Path) -> None:
@@ -278,4 +278,4 @@ def link(path: Path) -> None:
 )
 def test_look_leaves_the_rest_to_the_walk(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     make(tmp_path / name)
-    assert scanning.look(str(tmp_path), str(tmp_path / name)) is None
+    assert scanning.find(str(tmp_path), str(tmp_path / name)) is None

@@ -67,13 +67,39 @@ def test_the_generated_options_have_help(name: str) -> None:
         assert option.help, option.opts
 
 
-def test_help_shows_them_by_stage_with_types_and_defaults(invoke: Invoke) -> None:
-    text = " ".join(invoke("read", "--help").output.split())
-    assert "Options of stage bib_number:" in text
+@pytest.mark.parametrize("name", READING)
+def test_help_fits_two_screens_and_refers_to_the_rest(invoke: Invoke, name: str) -> None:
+    text = invoke(name, "--help").output
+    assert len(text.splitlines()) <= 90
+    assert "--stage-bib-number" not in text
+    for command in ("`bibwatch stages NAME`", "`bibwatch presets`"):
+        assert command in " ".join(text.split())
+
+
+def test_stages_name_shows_the_options_of_a_stage_with_types_and_defaults(invoke: Invoke) -> None:
+    text = " ".join(invoke("stages", "bib_number").output.split())
     assert "--stage-bib-number-edge NUMBER" in text
     assert "[default: 0.005]" in text
-    assert "--stage-table-labels JSON" in text
-    assert "rapidocr" in text
+    assert "--stage-table" not in text
+    assert "--stage-table-labels JSON" in invoke("stages", "table").output
+    (row,) = map(json.loads, invoke("stages", "table", "--json").stdout.splitlines())
+    assert row["stage"] == "table"
+
+
+def test_stages_name_of_an_unknown_stage_names_the_nearest(invoke: Invoke) -> None:
+    result = invoke("stages", "bib_numbr")
+    assert result.exit_code == 2
+    assert "unknown stage 'bib_numbr'; did you mean 'bib_number'?" in result.output
+
+
+def test_presets_lists_the_default_then_those_that_run_here_then_the_rest(invoke: Invoke) -> None:
+    Path("config.toml").write_text('preset = "qwen_vllm"\n')
+    rows = [json.loads(line) for line in invoke("presets", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows if row["default"]] == [rows[0]["name"]] == ["qwen-vllm"]
+    runs = [row["runs_here"] for row in rows[1:]]
+    assert runs == sorted(runs, key=[True, None, False].index)
+    assert runs[0] is True
+    assert invoke("presets").output.splitlines()[3].split()[:2] == ["qwen-vllm", "(default)"]
 
 
 def test_a_value_goes_into_the_configuration(invoke: Invoke) -> None:
@@ -90,7 +116,7 @@ def test_it_comes_before_config_toml_and_leaves_the_rest(invoke: Invoke) -> None
 def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
     Path("mine.toml").write_text('[stages.sheet]\nkind = "table"\nimage_scale = 3.5\n')
     for words in (("--config", "mine.toml"), ("--config=mine.toml",)):
-        text = " ".join(invoke("read", *words, "--help").output.split())
+        text = " ".join(invoke("stages", "sheet", *words).output.split())
         assert "--stage-sheet-image-scale NUMBER Regions are enlarged so often for the model. [default: 3.5]" in text
 
 
@@ -139,7 +165,7 @@ def test_an_option_of_the_interpreter_is_one_of_the_stage(invoke: Invoke) -> Non
     words = ("--stage-bib-number-interpreter", "bib_lines", "--stage-bib-number-min-confidence", "0.5")
     found = stages(invoke("config", *words))["bib_number"]["model_interpreter_options"]
     assert found == {"kind": "bib_lines", "min_confidence": "0.5", "pattern": r"9\d{3}"}
-    text = " ".join(invoke("read", "--help").output.split())
+    text = " ".join(invoke("stages", "bib_number").output.split())
     assert r"[default: 9\d{3}]" in text
 
 
@@ -164,9 +190,7 @@ def test_a_preset_and_a_stage_of_ones_own_are_choices(invoke: Invoke) -> None:
     Path("config.toml").write_text(
         '[presets.quick]\nbase = "rapidocr"\nlongest_side = 640\n[stages.sheet]\nkind = "table"\n'
     )
-    text = " ".join(invoke("read", "--help").output.split())
-    assert "quick, qwen" in text
-    assert "Options of stage sheet:" in text
+    assert "--stage-sheet-labels JSON" in invoke("stages", "sheet").output
     assert stages(invoke("config", "--stage", "sheet", "--preset", "quick"))["sheet"]["model_options"] == "quick"
 
 

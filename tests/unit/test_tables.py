@@ -334,13 +334,21 @@ def sheet(*, degrees: float = 0.0, rules: bool = False) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("degrees", "rules"), [(0, False), (0, True), (-1, True), (2, False), (-6, False), (12, False)]
+    ("degrees", "rules"),
+    [
+        (-1, True),
+        *(
+            pytest.param(*sheet, marks=pytest.mark.heavy)
+            for sheet in ((0, False), (0, True), (2, False), (-6, False), (12, False))
+        ),
+    ],
 )
 def test_a_drawn_results_sheet_comes_back_exactly(degrees: float, rules: bool) -> None:  # noqa: FBT001
     (prediction,) = ocr().predict_batch([sheet(degrees=degrees, rules=rules)], "")
     assert TableLines(TableLinesOptions()).interpret(prediction) == _EXPECTED
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("degrees", [25, 90])
 def test_a_drawn_sheet_tilted_too_far_is_an_error(degrees: float) -> None:
     (prediction,) = ocr().predict_batch([sheet(degrees=degrees)], "")

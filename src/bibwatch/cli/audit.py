@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("audit")
+_CHUNK = 1000  # files looked up at a time
+
+
+@click.command("audit", short_help="List the photos that the ledger lacks or that have changed.")
 @as_json
 @for_folders
 def command(*, settings: Settings, as_json: bool) -> None:
@@ -32,12 +36,15 @@ def command(*, settings: Settings, as_json: bool) -> None:
     trouble: list[str] = []
     number = 0
     for name, camera in settings.cameras.items():
-        known, settling = ledger.settled(name), ledger.paths(name, State.SETTLING)
+        entries = scanning.walk(str(camera.path), trouble.append)
         try:
-            for entry in scanning.walk(str(camera.path), trouble.append):
-                number += 1
-                if known.get(entry.path) != entry.stat and entry.path not in settling:
-                    trouble.append(f"not in the ledger: {entry.path}")
+            while chunk := {entry.path: entry.stat for entry in islice(entries, _CHUNK)}:
+                number += len(chunk)
+                recorded = ledger.recorded(name, chunk)
+                for path, stat in chunk.items():
+                    file = recorded.get(path)
+                    if not file or file.state is State.GONE or (file.stat != stat and file.state is not State.SETTLING):
+                        trouble.append(f"not in the ledger: {path}")
         except OSError as exc:
             trouble.append(f"cannot list {camera.path}: {exc.strerror}")
     for line in trouble:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("check", cls=StageCommand)
+@click.command("check", cls=StageCommand, short_help="Test the model and its fallbacks with a small image.")
 @as_json
 @for_reading
 def command(*, settings: Settings, as_json: bool) -> None:

@@ -47,7 +47,7 @@ class _CompareCommand(StageCommand):
     several_presets: ClassVar[bool] = True
 
 
-@click.command("compare", cls=_CompareCommand)
+@click.command("compare", cls=_CompareCommand, short_help="Compare presets on the same photos.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE...")
 @click.option(
     "--labels",

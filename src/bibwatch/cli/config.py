@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("config", cls=StageCommand)
+@click.command("config", cls=StageCommand, short_help="Check and print the configuration.")
 @for_watching
 def command(*, settings: Settings) -> None:
     """Check the configuration and print all of it as JSON, passwords left out."""

@@ -27,7 +27,7 @@ SELECT bib, count(*) AS photos, min(captured_at) AS first_seen, max(confidence) 
 FROM bib_results WHERE verdict = 'accepted' GROUP BY bib ORDER BY first_seen, bib"""
 
 
-@click.command("demo")
+@click.command("demo", short_help="Run the daemon on photos it draws.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work; it must not exist. [default: a new one]"
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("plugins")
+@click.command("plugins", short_help="List the installed plugins and their problems.")
 @as_json
 @for_config
 def command(*, settings: Settings, as_json: bool) -> None:

@@ -9,27 +9,34 @@ import click
 
 from bibwatch.cli.options import as_json, for_config
 from bibwatch.errors import ConfigurationError, one_line
+from bibwatch.messages import alike
 
 if TYPE_CHECKING:
     from bibwatch.registry import Registry
     from bibwatch.settings import Settings
 
+_ORDER = (True, None, False)
 _HERE = {True: "[green]yes[/green]", None: "not asked"}  # another machine is not asked before it is used
 _WIDTH = 118  # characters; the table is no use in fewer
 
 
-@click.command("presets")
+@click.command("presets", short_help="List the presets and whether each can run here.")
 @as_json
 @for_config
 def command(*, settings: Settings, as_json: bool) -> None:
-    """List the presets: built in, of plugins and your own; what they take, and whether they can run here."""
+    """List the presets: the default, those that can run here, then the rest.
+
+    Presets are built in, brought by plugins, or your own in config.toml. The default is the `preset` of the
+    configuration.
+    """
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
     registry = settings.registry()
-    rows = [_row(registry, name) for name in registry.presets]
+    rows = [_row(registry, name) | {"default": alike(name, settings.preset)} for name in registry.presets]
+    rows.sort(key=lambda row: (not row["default"], _ORDER.index(row["runs_here"])))  # otherwise by name, as they come
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -45,7 +52,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
     for row in rows:
         here = _HERE.get(row["runs_here"]) or f"no ({why_not.index(row['why_not']) + 1})"
         facts = (row.get(key) for key in ("kind", "device", "licence", "download_gb", "memory_gb"))
-        table.add_row(row["name"], *(escape(_text(fact)) for fact in facts), here)
+        table.add_row(row["name"] + " (default)" * row["default"], *(escape(_text(fact)) for fact in facts), here)
     console = Console()
     console.width = max(console.width, _WIDTH)
     console.print(table)

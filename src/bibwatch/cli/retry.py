@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("retry")
+@click.command("retry", short_help="Read failed files again.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=str), metavar="[FILE]...")
 @click.option(
     "--state",

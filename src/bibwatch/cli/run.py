@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("run", cls=StageCommand)
+@click.command("run", cls=StageCommand, short_help="Watch the camera folders and record what is read.")
 @click.option("--once", is_flag=True, help="Read what is there, then exit.")
 @for_watching
 def command(*, settings: Settings, once: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -28,7 +28,10 @@ _OWN = ("kind", "model_options", _INTERPRETER)  # fields that are not set as the
 
 
 class StageCommand(click.Command):
-    """A command that reads photos: it has an option for every option of every stage."""
+    """A command that reads photos: it has an option for every option of every stage.
+
+    There are too many to read in --help, which refers to `bibwatch stages NAME` for them.
+    """
 
     several_presets: ClassVar[bool] = False  # --preset once for each; they are the command's `presets`
 
@@ -45,15 +48,8 @@ class StageCommand(click.Command):
         return [*self.params, *made, *filter(None, [self.get_help_option(ctx)])]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the stages' options below the others, a chapter for each stage."""
-        chapters: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(ctx):
-            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
-                title = option.chapter if isinstance(option, StageOption) else "Options"
-                chapters.setdefault(title, []).append(record)
-        for title, records in sorted(chapters.items(), key=lambda chapter: chapter[0] != "Options"):
-            with formatter.section(title):
-                formatter.write_dl(records)
+        """Write all options but those of the stages."""
+        write_options(formatter, ctx, (each for each in self.get_params(ctx) if not isinstance(each, StageOption)))
 
 
 class StageOption(click.Option):
@@ -67,7 +63,6 @@ class StageOption(click.Option):
         super().__init__([flag, name], expose_value=False, callback=self._keep, **attributes)
         self.stage = stage
         self.key = key
-        self.chapter = f"Options of stage {stage}"
 
     def _keep(self, ctx: click.Context, _: click.Parameter, value: Any) -> Any:
         if value is not None:
@@ -117,6 +112,13 @@ class NameType(click.Choice[str]):
         return found or self.fail(self._registry.unknown(self._what, str(value), self.choices), param, ctx)
 
 
+def write_options(formatter: click.HelpFormatter, ctx: click.Context, params: Iterable[click.Parameter]) -> None:
+    """Write the help of options."""
+    with formatter.section("Options"):
+        options = (param for param in params if isinstance(param, click.Option))
+        formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
+
+
 def given(ctx: click.Context) -> dict[str, dict[str, Any]]:
     """Return what the command line says of each stage."""
     found: dict[str, dict[str, Any]] = ctx.meta.setdefault(_GIVEN, {})
@@ -129,7 +131,8 @@ def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Opt
         ["--stage"],
         type=NameType(registry, "stage", stages),
         metavar="NAME",
-        help=f"What is done with the photos: {', '.join(stages)}.",
+        help=f"What to do with the photos: {', '.join(stages)}. A stage's own options are --stage-NAME-OPTION; "
+        "`bibwatch stages NAME` lists them.",
     )
     yield click.Option(
         ["--preset", "presets" if several_presets else "preset"],
@@ -137,24 +140,26 @@ def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Opt
         multiple=several_presets,
         required=several_presets,
         metavar="NAME",
-        help=f"Which model does it{', once for each model' * several_presets} (`bibwatch presets` tells of each): "
-        f"{', '.join(presets)}.",
+        help=f"Model to use{'; repeat it for each model' * several_presets} (see `bibwatch presets`).",
     )
     for stage in stages:
         try:
-            yield from _options_of(registry, stage)
+            yield from options_of(registry, stage)
         except ConfigurationError:  # a broken plugin, or a mistake in config.toml: the command itself tells
             continue
 
 
-def _options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
-    """Make the options of one stage: its model, its interpreter, its own fields, those of the interpreters that fit."""
+def options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
+    """Yield the options of a stage: its model, its interpreter, its own fields, those of the interpreters that fit.
+
+    Raises ConfigurationError for a stage that cannot be used.
+    """
     options_type = registry.stage_class(stage).options_type
     configured = registry.stage_table(stage)
     interpreters = registry.interpreters_for(options_type)
     preset = NameType(registry, "preset", registry.presets)
     yield StageOption(
-        stage, ("model_options",), "model", type=preset, metavar="PRESET", help="Which model does it, as --preset."
+        stage, ("model_options",), "model", type=preset, metavar="PRESET", help="Model to use, as with --preset."
     )
     yield StageOption(
         stage,

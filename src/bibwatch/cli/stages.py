@@ -1,4 +1,4 @@
-"""`bibwatch stages`: what can be done with the photos."""
+"""`bibwatch stages`: what can be done with the photos, and the options of each stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bibwatch.cli import stage_options
 from bibwatch.cli.options import as_json, for_config
 from bibwatch.errors import ConfigurationError
 
@@ -15,20 +16,34 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("stages")
+@click.command("stages", short_help="List the stages, or the options of one.")
+@click.argument("name", required=False)
 @as_json
 @for_config
-def command(*, settings: Settings, as_json: bool) -> None:
-    """List the stages: what each does, of which answers, and whether the preset in force can do it."""
+def command(*, settings: Settings, name: str | None, as_json: bool) -> None:
+    """List the stages: what each does, and whether the configured preset can do it.
+
+    With NAME, list the options of that stage, for every command that has --stage. In config.toml they go into
+    [stages.NAME].
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     registry = settings.registry()
-    rows = [_row(registry, name, settings.preset) for name in registry.stages]
+    if name is not None:
+        name = stage_options.NameType(registry, "stage", registry.stages).convert(name, None, None)
+    rows = [_row(registry, stage, settings.preset) for stage in ([name] if name else registry.stages)]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
+        return
+    if name is not None:
+        context = click.get_current_context()
+        formatter = context.make_formatter()
+        formatter.write_text(f"{name}: {rows[0].get('does', '')}")
+        stage_options.write_options(formatter, context, stage_options.options_of(registry, name))
+        click.echo(formatter.getvalue(), nl=False)
         return
     table = Table("stage", "kind", "works on", "preset", "what it does")
     for row in rows:

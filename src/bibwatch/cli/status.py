@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("status")
+@click.command("status", short_help="Show the states of files and cameras.")
 @as_json
 @for_database
 def command(*, settings: Settings, as_json: bool) -> None:

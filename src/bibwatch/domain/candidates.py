@@ -69,4 +69,5 @@ def best(candidates: Iterable[Candidate]) -> tuple[tuple[Candidate, ...], int]:
 
 def normalized(text: str) -> str:
     """Return a text as bibs are written: in capitals, without spaces, full-width characters as plain ones."""
-    return "".join(unicodedata.normalize("NFKC", text).split()).upper()
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return "".join(plain.split()).upper()

@@ -1,1 +1,1 @@
-"""Ingest: folders to ledger rows. The scan is the truth, events only hasten it; knows nothing of models."""
+"""Ingest: folders to ledger rows. The scan is the truth, events only hasten it."""

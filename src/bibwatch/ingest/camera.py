@@ -1,6 +1,7 @@
-"""One camera's folder, watched: scans and events become rows of the ledger.
+"""Watches one camera's folder: scans and events become rows of the ledger.
 
-Knows what it has seen, and what it still waits for. Does not open a file.
+Opens no file, and remembers no file that is complete: it asks the ledger about the files of each scan, so that memory
+does not grow with the archive.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import structlog
 
 from bibwatch import telemetry
 from bibwatch.domain.states import State
-from bibwatch.files import Stat
 from bibwatch.ingest import mounts, scanning
 from bibwatch.ingest.folder_watcher import NO_EVENTS, FileEvents, FolderWatcher
 from bibwatch.ingest.scanning import Entry
@@ -28,11 +28,11 @@ from bibwatch.store.records import Sighting
 
 log = structlog.get_logger()
 
-_CHUNK = 1000  # sightings in one transaction
-_UNREADABLE_SECONDS = 30  # between two tries of a file the system would not let us read
-_REWATCH_SECONDS = 60  # between two tries to get the kernel's events, where it refused
-_BEAT_SECONDS = 5.0  # a loop that waits shows all the same that it is alive
-_SCAN_SHARE = 0.1  # at most this share of the time goes into scanning, however large the folder is
+_CHUNK = 1000  # files looked up and recorded at a time
+_UNREADABLE_SECONDS = 30  # between two tries of an unreadable file
+_REWATCH_SECONDS = 60  # between two tries to watch, after the kernel has refused
+_HEARTBEAT_SECONDS = 5.0  # between two heartbeats while waiting
+_SCAN_SHARE = 0.1  # scanning takes at most this share of the time, however large the folder is
 
 
 class Camera(Loop):
@@ -58,8 +58,6 @@ class Camera(Loop):
         self._news = news
         self._watcher: FolderWatcher | None = None
         self._settling = Settling(settings.settle_seconds, trust_ctime=True)
-        self._known: dict[str, Stat] = {}
-        self._raw: dict[str, State] = {}  # whether each RAW photo is paired
         self._state: tuple[str, str | None] | None = None
         self._next_scan = 0.0
         self._next_watch = 0.0
@@ -68,10 +66,9 @@ class Camera(Loop):
         self._rescan = False
         self._no_events: str | None = None
         self.scans = 0
-        self.healthy = False  # the folder could be scanned, the last time
+        self.healthy = False  # whether the last scan succeeded
 
     def work(self) -> None:
-        self.retry_until_stored(self.load)
         while not self.stop.is_set():
             events = self._watcher.take() if self._watcher else NO_EVENTS
             if events.overflow:
@@ -80,8 +77,7 @@ class Camera(Loop):
             if time.monotonic() >= (self._earliest_scan if self._rescan else self._next_scan):
                 self.scan(events)
             elif changed := events.closed | events.touched:
-                entries = filter(None, (scanning.look(self._folder, path) for path in changed))
-                self._record(entries, events, self._ledger_waiting())
+                self._record(filter(None, (scanning.find(self._folder, path) for path in changed)), events)
             self.heartbeat()
             self._wait()
 
@@ -89,33 +85,27 @@ class Camera(Loop):
         if self._watcher:
             self._watcher.close()
 
-    def load(self) -> None:
-        """Learn from the ledger what was seen before."""
-        self._known = self._ledger.settled(self.camera)
-        self._raw = {
-            path: state for state in (State.RAW, State.PAIRED) for path in self._ledger.paths(self.camera, state)
-        }
-
     def scan(self, events: FileEvents = NO_EVENTS) -> None:
-        """Look at everything in the folder. Watching begins before looking, so that nothing falls between."""
+        """Bring the whole folder into the ledger. Watching starts first, so that nothing is missed in between."""
         start = time.monotonic()
         self._rescan = False
         polled = self._watch == "poll" or (self._watch == "auto" and mounts.is_polled(Path(self._folder)))
         self._settling.trust_ctime = not polled
-        trouble: list[str] = []
+        warnings: list[str] = []
         unlisted: list[str] = []
-        self._keep_watching(polled, trouble)
-        waiting = self._ledger_waiting()
+        self._keep_watching(polled, warnings)
+        waiting = self.retry_until_stored(lambda: self._ledger.waiting(self.camera))
+        missing = set(waiting)
         try:
-            seen = self._record(scanning.walk(self._folder, unlisted.append), events, waiting)
+            self._record(scanning.walk(self._folder, unlisted.append), events, missing)
         except FileNotFoundError:
-            self._note("missing", "the folder does not exist; waiting for it")
+            self._report("missing", "the folder does not exist; waiting for it")
         except OSError as exc:
-            self._note("unreadable", f"the folder cannot be listed: {exc.strerror}")
+            self._report("unreadable", f"the folder cannot be listed: {exc.strerror}")
         else:
             if not unlisted:
-                self._miss(seen, waiting)
-            self._note("watching" if self._watcher else "polling", "; ".join(trouble + unlisted) or None)
+                self._mark_gone(missing)
+            self._report("watching" if self._watcher else "polling", "; ".join(warnings + unlisted) or None)
         self._retry_unreadable(waiting)
         seconds = time.monotonic() - start
         interval = self._settings.poll_seconds if polled else self._settings.scan_seconds
@@ -126,22 +116,19 @@ class Camera(Loop):
         telemetry.SCAN_SECONDS.labels(self.camera).set(seconds)
 
     def hurry(self) -> None:
-        """End a wait at once."""
+        """Stop waiting at once."""
         if self._watcher:
             self._watcher.wake()
 
     def _wait(self) -> None:
         due = self._earliest_scan if self._rescan else self._next_scan
-        seconds = min(_BEAT_SECONDS, max(0.0, due - time.monotonic()))
+        seconds = min(_HEARTBEAT_SECONDS, max(0.0, due - time.monotonic()))
         if self._watcher:
             self._watcher.wait(seconds)
         else:
             self.stop.wait(seconds)
 
-    def _ledger_waiting(self) -> dict[str, State]:
-        return self.retry_until_stored(lambda: self._ledger.waiting(self.camera))
-
-    def _keep_watching(self, polled: bool, trouble: list[str]) -> None:  # noqa: FBT001
+    def _keep_watching(self, polled: bool, warnings: list[str]) -> None:  # noqa: FBT001
         if self._watcher and (polled or not self._watcher.alive):
             self._watcher.close()
             self._watcher = None
@@ -149,44 +136,43 @@ class Camera(Loop):
             self._watcher, self._no_events = FolderWatcher.watching(self._folder)
             self._next_watch = time.monotonic() + (_REWATCH_SECONDS if self._no_events else 0)
         if self._no_events and not polled:
-            trouble.append(f"scans only, the kernel gives no events: {self._no_events}")
+            warnings.append(f"scans only, the kernel gives no events: {self._no_events}")
         telemetry.WATCHER_UP.labels(self.camera).set(self._watcher is not None)
 
-    def _record(self, entries: Iterable[Entry], events: FileEvents, waiting: Mapping[str, State]) -> set[str]:
-        """Bring what is new into the ledger; return which of the `waiting` paths were there."""
-        seen: set[str] = set()
-        sightings = self._sightings(entries, events, waiting, seen)
-        while chunk := list(islice(sightings, _CHUNK)):
-            self.retry_until_stored(lambda chunk=chunk: self._ledger.record_sightings(self.camera, chunk))  # type: ignore[misc]
+    def _record(self, entries: Iterable[Entry], events: FileEvents, missing: set[str] | None = None) -> None:
+        """Record what is new or changed; remove from `missing` what is there."""
+        entries = self._with_heartbeats(entries)
+        while chunk := {entry.path: entry for entry in islice(entries, _CHUNK)}:
+            if missing:
+                missing.difference_update(chunk)
+            recorded = self.retry_until_stored(lambda chunk=chunk: self._ledger.recorded(self.camera, chunk.keys()))  # type: ignore[misc]
+            found = (self._sighting(entry, recorded.get(path), events) for path, entry in chunk.items())
+            sightings = list(filter(None, found))
+            self.retry_until_stored(lambda new=sightings: self._ledger.record_sightings(self.camera, new))  # type: ignore[misc]
             self.heartbeat()
-            if any(sighting.state is State.READY for sighting in chunk):
+            if any(sighting.state is State.READY for sighting in sightings):
                 self._news.set()
-        return seen
 
-    def _sightings(
-        self, entries: Iterable[Entry], events: FileEvents, waiting: Mapping[str, State], seen: set[str]
-    ) -> Iterator[Sighting]:
-        for path, stat, ends_as, reason in entries:
+    def _with_heartbeats(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
             self.heartbeat()
-            was = waiting.get(path)
-            if was is not None:
-                seen.add(path)
-            known = self._known.get(path) == stat and was not in {State.GONE, State.SETTLING}
-            if known and ends_as is self._raw.get(path):
-                continue
-            if ends_as is not None:
-                self._known[path] = stat
-                self._raw[path] = ends_as
-                yield Sighting(path, stat, ends_as, reason)
-            elif self._settling.is_settled(path, stat, closed=path in events.closed):
-                self._known[path] = stat
-                yield Sighting(path, stat, State.READY)
-            elif was is not State.SETTLING or path in self._known:
-                self._known.pop(path, None)
-                yield Sighting(path, stat, State.SETTLING)
+            yield entry
+
+    def _sighting(self, entry: Entry, recorded: Sighting | None, events: FileEvents) -> Sighting | None:
+        """Return what to record about a file, None if the ledger has it already."""
+        path, stat, ends_as, reason = entry
+        was = recorded.state if recorded else None
+        unchanged = recorded is not None and recorded.stat == stat
+        if ends_as is not None:
+            return None if unchanged and was is ends_as else Sighting(path, stat, ends_as, reason)
+        if unchanged and was not in {State.GONE, State.SETTLING}:
+            return None
+        if self._settling.is_settled(path, stat, closed=path in events.closed):
+            return Sighting(path, stat, State.READY)
+        return None if was is State.SETTLING else Sighting(path, stat, State.SETTLING)
 
     def _retry_unreadable(self, waiting: Mapping[str, State]) -> None:
-        """Have files tried again that the system refused, now and then, if it would let us now."""
+        """Make unreadable files ready again that can be opened by now."""
         if time.monotonic() < self._next_retry:
             return
         self._next_retry = time.monotonic() + _UNREADABLE_SECONDS
@@ -195,20 +181,19 @@ class Camera(Loop):
             self.retry_until_stored(lambda: self._ledger.retry([State.UNREADABLE], readable))
             self._news.set()
 
-    def _miss(self, seen: Collection[str], waiting: Mapping[str, State]) -> None:
-        """Files that were waited for and are no longer there have gone; every other absence is left alone."""
-        missing = [path for path, state in waiting.items() if state is not State.GONE and path not in seen]
+    def _mark_gone(self, missing: Collection[str]) -> None:
+        """Mark awaited files as gone that are no longer there; every other absence is left alone."""
         if missing:
             self.retry_until_stored(lambda: self._ledger.mark_gone(self.camera, missing))
             self._settling.forget(missing)
 
-    def _note(self, state: str, error: str | None) -> None:
-        """Tell of the folder's state once each time it changes."""
+    def _report(self, state: str, error: str | None) -> None:
+        """Log and record the folder's state whenever it changes."""
         self.healthy = state in {"watching", "polling"}
         telemetry.CAMERA_HEALTHY.labels(self.camera).set(self.healthy)
         if (state, error) == self._state:
             return
         self._state = (state, error)
-        tell = log.warning if error else log.info
-        tell(f"camera.{state}", camera=self.camera, folder=self._folder, **({"error": error} if error else {}))
+        write = log.warning if error else log.info
+        write(f"camera.{state}", camera=self.camera, folder=self._folder, **({"error": error} if error else {}))
         self.retry_until_stored(lambda: self._ledger.record_camera(self.camera, self._folder, state, error))

@@ -1,7 +1,7 @@
-"""FileEvents that a file may be new: the kernel's events, by watchdog. They hasten a scan and are never needed.
+"""The kernel's events about new files, from watchdog. They make a file known sooner than the next scan would.
 
-Knows watchdog and its weak spots: events are lost without a word when there are too many, when the folder is
-replaced, or when its thread dies. So what is kept is bounded, and the camera's loop scans whatever happens.
+watchdog loses events silently when there are too many, when the folder is replaced and when its thread dies. So no
+file depends on them: the camera scans in any case.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
-_MOST = 10_000  # paths kept between two looks; more than this, and a scan is the cheaper answer
+_MOST = 10_000  # paths kept between two calls of `take`; with more than this, a scan is cheaper
 
 
 class FileEvents(NamedTuple):
-    """What the events said since the last look."""
+    """The events since the last call of `take`."""
 
     closed: frozenset[str] = frozenset()  # complete: closed after writing, or renamed into place
-    touched: frozenset[str] = frozenset()  # there, perhaps still being written
-    rescan: bool = False  # a whole folder came, or there were too many: look everywhere
-    overflow: bool = False  # there were too many to keep
+    touched: frozenset[str] = frozenset()  # created, perhaps still being written
+    rescan: bool = False  # a folder was added, or there were too many events: scan everything
+    overflow: bool = False  # there were too many events to keep
 
 
 NO_EVENTS = FileEvents()
@@ -66,7 +66,7 @@ class FolderWatcher(FileSystemEventHandler):
 
     @classmethod
     def watching(cls, folder: str) -> tuple[FolderWatcher | None, str | None]:
-        """Return a watcher, or None and why there is none: a missing folder (no reason), or inotify's limits."""
+        """Return a watcher, or None and the reason: inotify's limits, or None for a missing folder."""
         try:
             return cls(folder), None
         except (FileNotFoundError, NotADirectoryError):
@@ -76,17 +76,17 @@ class FolderWatcher(FileSystemEventHandler):
 
     @property
     def alive(self) -> bool:
-        """Whether events of the folder that is there now would be seen."""
-        # ext4 gives a folder made anew its old inode number; watchdog's emitter has ended with the old one.
+        """Whether it still watches the folder that is there now."""
+        # ext4 may give a folder that is created again its old inode number; watchdog's emitter has ended by then.
         threads = (self._observer, *self._observer.emitters)
         return all(thread.is_alive() for thread in threads) and _identity(self._folder) == self._identity
 
     def wait(self, seconds: float) -> None:
-        """Wait for news, at most so long."""
+        """Wait for an event, at most this long."""
         self._news.wait(max(0.0, seconds))
 
     def wake(self) -> None:
-        """End a wait."""
+        """Make `wait` return."""
         self._news.set()
 
     def take(self) -> FileEvents:
@@ -123,7 +123,7 @@ class FolderWatcher(FileSystemEventHandler):
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Return what tells this folder from another one at the same path (made anew, mounted over)."""
+    """Return device and inode, which differ when another folder takes this path; None if there is none."""
     try:
         found = Path(folder).stat()
     except OSError:

@@ -1,6 +1,6 @@
-"""Which file system a folder is on, and whether the kernel tells of changes in it.
+"""Which file system a folder is on, and whether it has to be polled.
 
-A network mount sends no events for what other machines write: it has to be polled.
+On a network mount there are no events for what other machines write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _POLLED = frozenset(
 
 
 def type_of(folder: Path, mountinfo: str | None = None) -> str:
-    """Name the type of the file system that holds `folder` (`ext4`, `nfs4`, `fuse.sshfs`), `` if unknown."""
+    """Return the type of the file system that holds `folder` (`ext4`, `nfs4`, `fuse.sshfs`), "" if unknown."""
     if mountinfo is None:
         try:
             mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
@@ -27,12 +27,12 @@ def type_of(folder: Path, mountinfo: str | None = None) -> str:
         left, _, right = line.partition(" - ")
         point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])
         inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= depth:  # of mounts over one another, the last is the one that is seen
+        if inside and len(point) >= depth:  # the last of several mounts on one folder hides the others
             found, depth = right.split(" ")[0], len(point)
     return found
 
 
 def is_polled(folder: Path) -> bool:
-    """Tell whether changes in `folder` come without events."""
+    """Return whether changes in `folder` may come without events."""
     kind = type_of(folder)
     return kind in _POLLED or kind.startswith("fuse.")

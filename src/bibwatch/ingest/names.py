@@ -1,25 +1,22 @@
-"""Which names in a drop folder are photos, and which are something else.
-
-Knows the temporary names of common FTP and SFTP servers, sync tools and desktops.
-"""
+"""Which names in a drop folder are photos: not the temporary files of FTP and SFTP servers, sync tools, desktops."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum, auto
-from pathlib import PurePath
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif", ".hif"})
 RAW_SUFFIXES = frozenset(
     {".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw", ".3fr"}
 )
+_AUTO_RENAMED = re.compile(r"\.\d{1,3}$")
 _IGNORED_FOLDERS = frozenset(
     {"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found"}
 )
 
 
 class Kind(Enum):
-    """What a file's name says it is."""
+    """The kind of a file, by its name."""
 
     PHOTO = auto()
     RAW = auto()
@@ -27,27 +24,29 @@ class Kind(Enum):
 
 
 def kind_of(name: str) -> Kind:
-    """Tell what a file is by its name: hidden, temporary (`X.JPG.part`, `X.JPG.filepart`) and sidecar files are OTHER.
+    """Return the kind of a file; hidden, temporary (`X.JPG.part`, `X.JPG.filepart`) and sidecar files are OTHER.
 
-    `IMG_1.JPG.1` is a photo: pure-ftpd's AutoRename writes a second `IMG_1.JPG` so.
+    `IMG_1.JPG.1` is a photo: it is how pure-ftpd's AutoRename stores a second `IMG_1.JPG`.
     """
     if name.startswith("."):  # .in.X. .pureftpd-upload.X .sftpgo-upload.X ._X
         return Kind.OTHER
-    suffix = _original(name).suffix.lower()
+    suffix = _split(name)[1]
     if suffix in PHOTO_SUFFIXES:
         return Kind.PHOTO
     return Kind.RAW if suffix in RAW_SUFFIXES else Kind.OTHER
 
 
 def stem_of(name: str) -> str:
-    """Return what the two files of a RAW+JPEG pair have in common."""
-    return _original(name).stem.lower()
+    """Return the part of the name that both files of a RAW+JPEG pair have."""
+    return _split(name)[0]
 
 
 def is_ignored_folder(name: str) -> bool:
-    """Tell whether a folder holds no camera's photos: hidden ones, thumbnails, trash."""
+    """Return whether a folder is hidden, or holds thumbnails or trash rather than a camera's photos."""
     return name.startswith(".") or name in _IGNORED_FOLDERS
 
 
-def _original(name: str) -> PurePath:
-    return PurePath(re.sub(r"\.\d{1,3}$", "", name))
+def _split(name: str) -> tuple[str, str]:
+    """Return stem and suffix in lower case, without the number that AutoRename adds."""
+    stem, dot, suffix = _AUTO_RENAMED.sub("", name.lower()).rpartition(".")
+    return stem, dot + suffix

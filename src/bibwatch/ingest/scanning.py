@@ -29,8 +29,8 @@ _LONE_RAW = (State.RAW, "a RAW photo with no JPEG beside it; set the camera to R
 _PAIRED = (State.PAIRED, "its JPEG is read instead")
 
 
-def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
-    """Yield every photo under `folder`. Subfolders that cannot be listed are told to `on_trouble`; the rest goes on.
+def walk(folder: str, on_error: Callable[[str], None]) -> Iterator[Entry]:
+    """Yield every photo under `folder`; pass a message to `on_error` for each subfolder that cannot be listed.
 
     Raises OSError if `folder` itself cannot be listed.
     """
@@ -44,17 +44,17 @@ def walk(folder: str, on_trouble: Callable[[str], None]) -> Iterator[Entry]:
             if path == folder:
                 raise
             if not isinstance(exc, FileNotFoundError):
-                on_trouble(f"cannot list {path}: {exc.strerror}")
+                on_error(f"cannot list {path}: {exc.strerror}")
             continue
         waiting += [
             entry.path for entry in entries if not is_ignored_folder(entry.name) and entry.is_dir(follow_symlinks=False)
         ]
-        yield from _photos(entries, on_trouble)
+        yield from _photos(entries, on_error)
 
 
-def look(folder: str, path: str) -> Entry | None:
-    """Return the photo at `path` in `folder`, if a walk would find it; RAW photos and links are left to the walk."""
-    if not path.startswith(folder.rstrip("/") + "/"):  # the kernel tells of the folder itself too
+def find(folder: str, path: str) -> Entry | None:
+    """Return the photo at `path` in `folder`, None where a walk would find none; RAW photos are left to the walk."""
+    if not path.startswith(folder.rstrip("/") + "/"):  # events name the folder itself too
         return None
     *above, name = PurePath(path).relative_to(folder).parts
     if kind_of(name) is not Kind.PHOTO or any(map(is_ignored_folder, above)):
@@ -68,25 +68,22 @@ def look(folder: str, path: str) -> Entry | None:
     return Entry(path, Stat.of(found))
 
 
-def _photos(entries: list[os.DirEntry[str]], on_trouble: Callable[[str], None]) -> Iterator[Entry]:
-    kinds = {entry.name: kind_of(entry.name) for entry in entries}
-    stems = {
-        stem_of(entry.name)
-        for entry in entries
-        if kinds[entry.name] is Kind.PHOTO and entry.is_file(follow_symlinks=False)
-    }
-    for entry in entries:
-        kind = kinds[entry.name]
+def _photos(entries: list[os.DirEntry[str]], on_error: Callable[[str], None]) -> Iterator[Entry]:
+    kinds = [kind_of(entry.name) for entry in entries]
+    stems: set[str] = set()
+    if Kind.RAW in kinds:
+        photos = (entry for entry, kind in zip(entries, kinds, strict=True) if kind is Kind.PHOTO)
+        stems = {stem_of(entry.name) for entry in photos if entry.is_file(follow_symlinks=False)}
+    for entry, kind in zip(entries, kinds, strict=True):
         if kind is Kind.OTHER:
             continue
         try:
             found = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:  # it went while we looked
+        except FileNotFoundError:  # removed since it was listed
             continue
         except OSError as exc:
-            on_trouble(f"cannot look into {PurePath(entry.path).parent}: {exc.strerror}")
+            on_error(f"cannot look into {PurePath(entry.path).parent}: {exc.strerror}")
             return
         if stat.S_ISREG(found.st_mode):
-            paired = stem_of(entry.name) in stems
-            ends_as = () if kind is Kind.PHOTO else _PAIRED if paired else _LONE_RAW
+            ends_as = () if kind is Kind.PHOTO else _PAIRED if stem_of(entry.name) in stems else _LONE_RAW
             yield Entry(entry.path, Stat.of(found), *ends_as)

@@ -29,9 +29,11 @@ class Race:
     def bib(self, text: str) -> str | None:
         """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
         plain = normalized(text)
+        if not any(form.fullmatch(plain) for form in self.forms):
+            return None
         # Full-width digits are digits; those of other scripts would be a bib that no query finds.
-        foreign = any(sign.isdigit() and not sign.isascii() for sign in plain)
-        return plain if not foreign and any(form.fullmatch(plain) for form in self.forms) else None
+        foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
+        return None if foreign else plain
 
 
 def form(pattern: str) -> re.Pattern[str]:

@@ -67,6 +67,7 @@ class Pipeline(Loop):
         self._news = news
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         abreast = sum(model.stage.concurrent_calls for model in failover.models)
+        self._largest_batch = max(model.batch_size for model in failover.models)
         self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
         self._flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
@@ -104,8 +105,7 @@ class Pipeline(Loop):
 
     def _take(self) -> bool:
         """Start a batch if there is a model for it, and enough photos, or they have waited long enough."""
-        ready = self.retry_until_stored(self._ledger.ready)
-        telemetry.READY_FILES.set(ready)
+        ready = self.retry_until_stored(lambda: self._ledger.ready(self._largest_batch))
         model = self._model(needed=ready > 0)
         if ready == 0 or model is None or not self._has_room(model):
             self._ready_since = None

@@ -1,6 +1,6 @@
 """One open database: engine, schema version, the single writer, and the lock against a second bibwatch.
 
-Knows SQLite's and PostgreSQL's manners. Does not know what is in the tables.
+What differs between SQLite and PostgreSQL is here; what the tables hold is not.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ADVISORY_LOCK = 0x62696277  # "bibw": PostgreSQL's lock against a second instan
 
 
 class Database:
-    """A database: opened for the daemon (`lock`, then `migrate`) or for a look (`check`)."""
+    """A database, opened by the daemon (`lock`, then `migrate`) or by a command (`check`)."""
 
     def __init__(self, url: str) -> None:
-        """Take the URL; nothing is opened yet. Raises ConfigurationError for one that cannot be used."""
+        """Set up the engine; nothing is opened yet. Raises ConfigurationError for an unusable URL."""
         self.url = url
         self._writing = threading.Lock()
         self._locked: IO[bytes] | Connection | None = None
@@ -49,7 +49,7 @@ class Database:
         self.engine = _engine(url)
 
     def check(self) -> None:
-        """Make sure that the database is there and has this version's schema. Raises ConfigurationError."""
+        """Raise ConfigurationError unless the database exists and has the current schema."""
         if self.file and not os.path.exists(self.file):  # noqa: PTH110  # Path.exists raises where we may not look
             raise ConfigurationError(f"no database at {self.file}; `bibwatch run` makes it, database_url says where")
         found = self._revision()
@@ -58,7 +58,10 @@ class Database:
             raise ConfigurationError(f"database {redacted(self.url)} has an older schema; start `bibwatch run` once")
 
     def migrate(self) -> None:
-        """Bring tables and views up to date, in one transaction. Raises ConfigurationError where it cannot be done."""
+        """Upgrade tables and views to the current schema, in one transaction.
+
+        Raises ConfigurationError for a newer schema or another program's database.
+        """
         found = self._revision()
         self._refuse_newer(found)
         config = _alembic()
@@ -68,7 +71,7 @@ class Database:
                 raise ConfigurationError(
                     f"database {redacted(self.url)} is another program's: it has a table {min(taken)!r}; name a new one"
                 )
-            # Views are made of the tables: they are dropped for the change and made anew from the schema.
+            # Views depend on the tables: they are dropped before the upgrade and created again after it.
             for name in VIEWS:
                 connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
             config.attributes["connection"] = connection
@@ -90,20 +93,20 @@ class Database:
         except OperationalError as exc:
             if "unable to open" in str(exc.orig):
                 raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
-            # locked, disk full, server down: that passes, and the service manager starts us again
+            # Locked, disk full, server down: temporary, and the service manager starts us again.
             raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
         except DBAPIError as exc:
             raise ConfigurationError(f"cannot use database {redacted(self.url)}: {_one_line(exc)}") from exc
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction, all or nothing, one at a time. Raises StoreError when the database is not to be had."""
+        """Run a write transaction, one at a time. Raises StoreError when the database is unavailable."""
         with self._writing, self._transaction(writing=True) as connection:
             yield connection
 
     @contextmanager
     def query(self) -> Iterator[Connection]:
-        """One consistent look at the database. Raises StoreError as `write` does."""
+        """Run a read-only transaction. Raises StoreError when the database is unavailable."""
         with self._transaction(writing=False) as connection:
             yield connection
 
@@ -116,9 +119,9 @@ class Database:
             raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
 
     def lock(self) -> None:
-        """Take the database for this process, for as long as it lives.
+        """Lock the database against other daemons until `unlock`, `close` or the end of the process.
 
-        Raises AlreadyRunningError, or ConfigurationError if its folder is not there or not writable.
+        Raises AlreadyRunningError, ConfigurationError where the folder is missing or not writable, and StoreError.
         """
         if self.file is None:
             try:
@@ -144,9 +147,9 @@ class Database:
         self._locked = file
 
     def locked_elsewhere(self) -> bool:
-        """Tell whether a daemon works on this database now."""
+        """Return whether a daemon has locked this database."""
         if self.file is None:
-            with self.query() as connection:  # given back with the transaction
+            with self.query() as connection:  # released with the transaction
                 free = connection.execute(
                     text("SELECT pg_try_advisory_xact_lock_shared(:key)"), {"key": _ADVISORY_LOCK}
                 ).scalar()
@@ -160,11 +163,11 @@ class Database:
     @property
     def _lock_file(self) -> Path:
         assert self.file is not None  # noqa: S101
-        real = Path(os.path.realpath(self.file))  # whichever name it was opened by
+        real = Path(os.path.realpath(self.file))  # the same under every name
         return real.with_name(real.name + ".lock")
 
     def check_in_place(self) -> None:
-        """Raise StoreError if the SQLite file was removed or replaced: what is written then is seen by nobody."""
+        """Raise StoreError if the SQLite file was removed or replaced: nobody would see what is written."""
         if self.file is None:
             return
         inode = self.file.stat().st_ino if os.path.exists(self.file) else None  # noqa: PTH110
@@ -173,13 +176,13 @@ class Database:
             raise StoreError(f"database {self.file} was removed or replaced; starting again makes a new one")
 
     def unlock(self) -> None:
-        """Give the database to others."""
+        """Release the lock."""
         if self._locked is not None:
             self._locked.close()
             self._locked = None
 
     def close(self) -> None:
-        """Close every connection."""
+        """Release the lock and close every connection."""
         self.unlock()
         self.engine.dispose()
 
@@ -205,7 +208,7 @@ def _one_line(exc: DBAPIError) -> str:
 
 
 def redacted(url: str) -> str:
-    """Write a database URL without its password."""
+    """Return a database URL without its password."""
     return make_url(url).render_as_string(hide_password=True)
 
 
@@ -236,13 +239,13 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are ours to begin: the driver's own begin too late
+    connection.isolation_level = None  # the driver begins transactions too late: `_begin` does it
     for pragma in _PRAGMAS:
         connection.execute(pragma)
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that starts as a reader and then writes would fail at once, without waiting its turn.
+    # A transaction that reads before it writes would fail at once instead of waiting for the lock.
     reading = connection.get_execution_options().get("writing") is False
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 

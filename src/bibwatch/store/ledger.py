@@ -1,12 +1,15 @@
 """The ledger: what became of every file.
 
-Every method is one transaction; a result and its file's new state are written together. Knows states and rows;
-does not look at the disk and asks no model. Raises StoreError when the database is not to be had.
+Every method is one transaction; a result and its file's new state are written together. It touches no disk and no
+model. Every method raises StoreError when the database is unavailable.
+
+What runs for every photo finds its rows by index: its cost does not depend on how many files the ledger holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, String, and_, bindparam, case, func, not_, or_, select, update
@@ -19,7 +22,7 @@ from bibwatch.store.database import Database
 from bibwatch.store.records import Claim, Finished, Priority, Sighting
 from bibwatch.store.schema import cameras, files, insert_into, now, path_to_text, text_to_path
 
-_MOST_PATHS = 1000  # in one statement: a database takes only so many values
+_MOST_PATHS = 1000  # per statement: databases limit the number of values
 _AWAITED = (State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE)
 
 
@@ -29,29 +32,29 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # What ingest asks and tells
+    # For ingest
 
-    def settled(self, camera: str) -> dict[str, Stat]:
-        """Return path and stat of every file of a camera that is not settling or gone: no need to look again."""
-        query = select(files).where(files.c.camera == camera, files.c.state.not_in([State.SETTLING, State.GONE]))
+    def recorded(self, camera: str, paths: Collection[str]) -> dict[str, Sighting]:
+        """Return what is recorded about the given paths of a camera, by path; unknown paths are left out."""
+        found: dict[str, Sighting] = {}
         with self._database.query() as connection:
-            return {text_to_path(row["path"]): _stat(row) for row in connection.execute(query).mappings()}
-
-    def paths(self, camera: str, state: State) -> set[str]:
-        """Return the paths of a camera's files in one state."""
-        query = select(files.c.path).where(files.c.camera == camera, files.c.state == state)
-        with self._database.query() as connection:
-            return {text_to_path(path) for path in connection.execute(query).scalars()}
+            for part in _parts(paths):
+                rows = connection.execute(_RECORDED, {"of_camera": camera, "paths": part}).all()
+                for stored, inode, size, mtime_ns, ctime_ns, state in rows:
+                    path = text_to_path(stored)
+                    found[path] = Sighting(path, Stat(int(inode), size, mtime_ns, ctime_ns), State(state))
+        return found
 
     def waiting(self, camera: str) -> dict[str, State]:
-        """Return the files of a camera whose presence matters: those waited for, and those that have gone."""
-        waiting = files.c.state.in_([*_AWAITED, State.GONE])
-        query = select(files.c.path, files.c.state).where(files.c.camera == camera, waiting)
+        """Return the path and state of every file of a camera that has yet to become complete or readable."""
+        query = select(files.c.path, files.c.state).where(files.c.camera == camera, files.c.state.in_(_AWAITED))
+        # In the order of the index: otherwise SQLite scans the table once somebody has run ANALYZE.
+        query = query.order_by(files.c.camera, files.c.state)
         with self._database.query() as connection:
             return {text_to_path(path): State(state) for path, state in connection.execute(query).all()}
 
     def mark_gone(self, camera: str, paths: Collection[str]) -> None:
-        """Record that files which were waited for are no longer there."""
+        """Mark those of the paths as gone that were still waited for."""
         gone = {"state": State.GONE, "error": "vanished before it was complete", "updated_at": now()}
         here = and_(files.c.camera == camera, files.c.state.in_(_AWAITED))
         with self._database.write() as connection:
@@ -59,7 +62,7 @@ class Ledger:
                 connection.execute(update(files).where(here, files.c.path == path_to_text(path)).values(gone))
 
     def record_sightings(self, camera: str, sightings: Iterable[Sighting]) -> None:
-        """Record files as new or changed; whatever was known of the old content of a path no longer counts for it."""
+        """Record new and changed files; a path that has new content starts afresh."""
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
             return
@@ -87,14 +90,14 @@ class Ledger:
             connection.execute(statement, rows)
 
     def record_camera(self, name: str, path: str, state: str, error: str | None) -> None:
-        """Record how a camera's folder is."""
+        """Record the state of a camera's folder."""
         error = error and path_to_text(error)  # it may name a path
         row = {"name": name, "path": path_to_text(path), "state": state, "error": error, "updated_at": now()}
         statement = insert_into(self._database.engine.dialect.name, cameras).values(row)
         with self._database.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
-    # What the pipeline asks and tells
+    # For the pipeline
 
     def recover(self, recognisers: Sequence[Recogniser], max_attempts: int) -> int:
         """Prepare for a new run, and return how many files were being read when the last one died.
@@ -119,20 +122,21 @@ class Ledger:
         return int(found)
 
     def read_again(self, recogniser: Recogniser) -> int:
-        """Make images ready again that others have read and this recogniser has not; return of how many files."""
+        """Make files ready again that others have read and this recogniser has not; return how many."""
         with self._database.write() as connection:
             return _again(connection, [recogniser])
 
-    def ready(self) -> int:
-        """Count the files that wait to be read."""
-        query = select(func.count()).select_from(files).where(files.c.state == State.READY)
+    def ready(self, most: int) -> int:
+        """Return how many files are ready to be read, counting no further than `most`."""
+        some = select(files.c.id).where(files.c.state == State.READY).limit(most)
+        query = select(func.count()).select_from(some.subquery())
         with self._database.query() as connection:
             return int(connection.execute(query).scalar_one())
 
     def claim(self, limit: int, *, quarantined: bool) -> list[Claim]:
-        """Take up to `limit` ready files, oldest first; a quarantined comes alone, and only if `quarantined`.
+        """Take up to `limit` ready files, oldest first; a quarantined file comes alone, and only if `quarantined`.
 
-        The attempt is counted now, before the first byte is read: a photo that kills the process is found.
+        The attempt is counted before the first byte is read, so that a photo that kills the process is found.
         """
         with self._database.write() as connection:
             rows = _first_ready(connection, limit, quarantined=quarantined)
@@ -142,9 +146,9 @@ class Ledger:
         return [_claim(row) for row in rows]
 
     def release(self, claims: Sequence[Claim], *, quarantined: bool = False) -> None:
-        """Put claimed files back as they were: they were not read, and it was not their fault.
+        """Make claimed files ready again without counting the attempt, because no photo is to blame.
 
-        It may have been that of a `quarantined`: each is read alone.
+        Where one of them may be, they are `quarantined`: each is read alone.
         """
         back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
         if quarantined:
@@ -160,7 +164,7 @@ class Ledger:
             return results.known(connection, recognisers, sha256s)
 
     def finish(self, recogniser: Recogniser, batch: Sequence[Finished]) -> None:
-        """Record what came of a batch: images, results, readings and states, all in one transaction."""
+        """Record the outcome of a batch: images, results, readings and states, in one transaction."""
         with self._database.write() as connection:
             read: list[dict[str, Any]] = []
             unread: list[dict[str, Any]] = []
@@ -173,20 +177,18 @@ class Ledger:
                 if rows:
                     connection.execute(statement, rows)
 
-    # What a person asks for
+    # For a person
 
     def retry(self, states: Collection[State], paths: Collection[str] = ()) -> int:
-        """Make files ready again that ended in one of the states (all of them, or the named); return how many."""
+        """Make files in the given states ready again, all of them or those at `paths`; return how many."""
         chosen: list[Any] = [files.c.state.in_(states)]
         if paths:
-            stored = [path_to_text(path) for path in paths]
-            parts = [stored[start : start + _MOST_PATHS] for start in range(0, len(stored), _MOST_PATHS)]
-            chosen = [and_(*chosen, files.c.path.in_(part)) for part in parts]
+            chosen = [and_(*chosen, files.c.path.in_(part)) for part in _parts(paths)]
         values = {
             "state": State.READY,
             "attempts": 0,
             "error": None,
-            # one that the model failed on, or died with, is read alone again
+            # one that the model failed on, or died with, is read alone
             "priority": case((files.c.state == State.FAILED, Priority.QUARANTINED), else_=Priority.FRESH),
             "updated_at": now(),
         }
@@ -208,6 +210,18 @@ def _row(camera: str, sighting: Sighting) -> dict[str, Any]:
         "first_seen_at": now(),
         "updated_at": now(),
     }
+
+
+_RECORDED = select(files.c.path, files.c.inode, files.c.size, files.c.mtime_ns, files.c.ctime_ns, files.c.state).where(
+    files.c.camera == bindparam("of_camera"), files.c.path.in_(bindparam("paths", expanding=True))
+)
+
+
+def _parts(paths: Collection[str]) -> Iterator[list[str]]:
+    """Yield the paths as stored, no more at a time than one statement takes."""
+    stored = iter(map(path_to_text, paths))
+    while part := list(islice(stored, _MOST_PATHS)):
+        yield part
 
 
 def _stat(row: RowMapping) -> Stat:
@@ -250,7 +264,7 @@ _UNREAD = (
 
 
 def _key(claim: Claim) -> dict[str, Any]:
-    """Return the values by which `_STILL` knows a claimed file."""
+    """Return the values that `_STILL` compares."""
     stat = claim.stat
     return {
         "claim": claim.id,

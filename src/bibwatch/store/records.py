@@ -22,7 +22,7 @@ class Priority(IntEnum):
 
 
 class Sighting(NamedTuple):
-    """A file as it was just seen in its folder, and the state that puts it in."""
+    """A file as seen in its folder, and the state it is in."""
 
     path: str
     stat: Stat

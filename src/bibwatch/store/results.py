@@ -82,6 +82,25 @@ def put_forward(connection: Connection, recogniser: Recogniser) -> None:
     )
 
 
+def candidate_row(result_id: int, candidate: Candidate, rejection: str | None) -> dict[str, Any]:
+    """Return the row of a candidate."""
+    return {
+        "result_id": result_id,
+        "text": candidate.text,
+        "score": candidate.score,
+        "source": candidate.source,
+        "look": candidate.look,
+        "model": candidate.model,
+        **box_row(candidate.box),
+        "edge_distance": candidate.edge_distance,
+        "alternatives_json": json.dumps(candidate.alternatives) if candidate.alternatives else None,
+        "beside": candidate.beside,
+        "about": candidate.about,
+        "doubt": candidate.doubt,
+        "rejection": rejection,
+    }
+
+
 def reading_row(result_id: int, reading: Reading) -> dict[str, Any]:
     """Return the row of a reading."""
     return {
@@ -98,7 +117,8 @@ def reading_row(result_id: int, reading: Reading) -> dict[str, Any]:
 
 def box_row(box: Box | None) -> dict[str, float | None]:
     """Return the columns of a box."""
-    return asdict(box) if box else dict.fromkeys(("x1", "y1", "x2", "y2"))
+    x1, y1, x2, y2 = (box.x1, box.y1, box.x2, box.y2) if box else (None,) * 4
+    return {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 
 # Written once: putting a statement together takes longer than the database takes for it.
@@ -167,28 +187,10 @@ def _result(connection: Connection, recogniser: Recogniser, image_id: int, resul
     judgement = result.judgement
     rejections = judgement.rejections if judgement else [None] * len(result.candidates)
     seen = zip(result.candidates, rejections, strict=True)
-    if rows := [_candidate_row(result_id, candidate, rejection) for candidate, rejection in seen]:
+    if rows := [candidate_row(result_id, candidate, rejection) for candidate, rejection in seen]:
         connection.execute(_ADD_CANDIDATES, rows)
     if judgement and judgement.readings:
         connection.execute(_ADD_READINGS, [reading_row(result_id, reading) for reading in judgement.readings])
-
-
-def _candidate_row(result_id: int, candidate: Candidate, rejection: str | None) -> dict[str, Any]:
-    return {
-        "result_id": result_id,
-        "text": candidate.text,
-        "score": candidate.score,
-        "source": candidate.source,
-        "look": candidate.look,
-        "model": candidate.model,
-        **box_row(candidate.box),
-        "edge_distance": candidate.edge_distance,
-        "alternatives_json": json.dumps(candidate.alternatives) if candidate.alternatives else None,
-        "beside": candidate.beside,
-        "about": candidate.about,
-        "doubt": candidate.doubt,
-        "rejection": rejection,
-    }
 
 
 def _by(recogniser: Recogniser) -> Any:

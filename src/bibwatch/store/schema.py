@@ -72,6 +72,8 @@ files = Table(
     Column("updated_at", String, nullable=False),
     UniqueConstraint("camera", "path"),
     Index("ix_files_state_priority_id", "state", "priority", "id"),
+    Index("ix_files_camera_state", "camera", "state"),
+    Index("ix_files_state_updated_at", "state", "updated_at"),
 )
 
 results = Table(
@@ -223,12 +225,12 @@ def insert_into(dialect: str, table: Table) -> Any:
 
 
 def iso(moment: datetime) -> str:
-    """Write a moment the way the database holds it: `2026-11-21T10:00:05.042Z`."""
+    """Return a moment as the database stores it: `2026-11-21T10:00:05.042Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def now() -> str:
-    """Return this moment the way the database holds it."""
+    """Return the current time as the database stores it."""
     return iso(datetime.now(UTC))
 
 
@@ -239,10 +241,10 @@ _TO_PATH = {there: here for here, there in _TO_TEXT.items()}
 
 
 def path_to_text(path: str) -> str:
-    """Make a path storable, whatever bytes are in it."""
-    return path.translate(_TO_TEXT)
+    """Return a path as text that any database stores, whatever bytes are in it."""
+    return path if path.isascii() else path.translate(_TO_TEXT)  # most are, and translating is slow
 
 
 def text_to_path(stored: str) -> str:
-    """Give back the path that `path_to_text` stored."""
-    return stored.translate(_TO_PATH)
+    """Return the path that `path_to_text` stored."""
+    return stored if stored.isascii() else stored.translate(_TO_PATH)

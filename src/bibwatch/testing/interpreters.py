@@ -99,9 +99,9 @@ _REPLIES = _ANY_TEXT | st.lists(st.sampled_from(_PIECES) | _ANY_TEXT, max_size=1
 _SIDES = st.floats(-1e6, 1e6)
 _BOXES = st.builds(Box, _SIDES, _SIDES, _SIDES, _SIDES)
 
-_thorough = settings(
+# How many examples there are is for the profile of whoever runs the tests.
+_settings = settings(
     deadline=None,
-    max_examples=200,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
@@ -139,7 +139,7 @@ class InterpreterConformance:
         for prediction, value in (*self.good, *self.good):
             assert interpreter.interpret(prediction, self.prompt) == value
 
-    @_thorough
+    @_settings
     @given(data=st.data())
     def test_any_prediction_has_a_value_or_is_a_reply_error(self, data: st.DataObject) -> None:
         """And no other exception; and no value without anything in it."""
