@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.errors import ConfigurationError, PhotoGoneError
-from bibwatch.interpreters.bib_json import BibJsonOptions
-from bibwatch.stages.base import Reading, Stage, Verdict
+from bibwatch.judging.race import DEFAULT_FORM
+from bibwatch.stages.base import Stage
 from image_rec_mod import main
 from image_rec_mod.backends.scaling import copies_removed
 from image_rec_mod.backends.vlm import (
@@ -113,7 +114,7 @@ class TestResults:
             "bibs": [{"number": number, "confidence": 0.97, "box": [1.0, 2, 3, 4], "verdict": "accepted"}],
         }
 
-    @given(st.from_regex(BibJsonOptions().pattern, fullmatch=True))
+    @given(st.from_regex(DEFAULT_FORM, fullmatch=True))
     def test_no_bib_is_lost_in_a_result(self, number: str) -> None:
         number = number.upper()
         result = json.loads(json.dumps(result_of([Reading(number, 0.5, Verdict.REVIEW, None)])))
