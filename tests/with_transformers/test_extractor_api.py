@@ -114,9 +114,7 @@ class TestTrainedModels:
         together = [item["result"].get("bib") for item in items]
         assert [extractor.extract(path).get("bib") for path in photos] == together
         outcomes = stage_of(extractor).read(map(open_photo, photos))
-        assert [
-            result_of(extractor.judge.judge(outcome.candidates).readings)["bib"] for outcome in outcomes
-        ] == together
+        assert [result_of(judge(outcome.candidates))["bib"] for outcome in outcomes] == together
 
     def test_cuda_that_is_not_there_gives_way_to_the_cpu(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-gpu")
