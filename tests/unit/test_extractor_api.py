@@ -274,6 +274,11 @@ class TestByTheOcr:
         assert bib["verdict"] in {"accepted", "review"}
 
     @pytest.mark.heavy
+    def test_the_race_of_the_configuration_says_what_a_bib_is(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
+        Path("config.toml").write_text("[race]\nbibs = '2\\d{3}'\naccept_at = 1.0\n")
+        (bib,) = StageExtractor(ocr_stage).extract(photos[3])["bibs"]
+        assert (bib["number"], bib["verdict"]) == ("2205", "review")
+
     def test_many_are_read_in_order_whatever_is_wrong_with_one(self, ocr: StageExtractor, photos: list[str]) -> None:
         paths = [*photos, "a\0.jpg", ".", photos[0]]
         items = ocr.extract_multiple_bib_numbers(paths)
