@@ -198,8 +198,7 @@ def reading_figures() -> str:
     """Make a table of how well photos with known bibs are read, by benchmarks/reading.py."""
     sets = json.loads((RESULTS / "reading.json").read_text())["sets"]
     rows = [
-        (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES))
-        for name, figures in sets.items()
+        (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES)) for name, figures in sets.items()
     ]
     return _table(("photos", "accepted: right", "of all bibs", "accepted and review: right", "of all bibs"), rows)
 

@@ -52,7 +52,7 @@ def imported(statement: str, folder: Path) -> set[str]:
         "import bibwatch.runtimes.openai.runtime, bibwatch.stages.table, bibwatch.plugins",
         "import bibwatch.daemon",
         "import image_rec_mod.main",
-        "import bibwatch.comparison",
+        "import bibwatch.comparison, bibwatch.judging",
         command("--help"),
         command("run", "--help"),
         command("read", "--help"),
@@ -70,6 +70,10 @@ def test_nothing_heavy_is_imported(statement: str, tmp_path: Path) -> None:
 def test_importing_bibwatch_imports_next_to_nothing(tmp_path: Path) -> None:
     """Not even what the command line needs."""
     assert imported("import bibwatch", tmp_path) & {"click", "pydantic", "sqlalchemy", "PIL", "rich"} == set()
+
+
+def test_judging_needs_no_picture_and_no_database(tmp_path: Path) -> None:
+    assert imported("import bibwatch.judging", tmp_path) & {"PIL", "sqlalchemy", "structlog"} == set()
 
 
 def test_help_needs_neither_database_nor_settings(tmp_path: Path) -> None:
