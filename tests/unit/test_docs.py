@@ -133,7 +133,7 @@ def test_every_view_and_its_columns_are_explained() -> None:
     for view, chapter in chapters.items():
         select = VIEWS[view].split("FROM")[0]
         names = {
-            re.sub(r".*[ .]", "", part.strip())
+            re.sub(r"(?s).*[ .]", "", part.strip())
             for part in re.sub(r"\(.*?\)", "", select.replace("SELECT", "")).split(",")
         }
         for name in names:
