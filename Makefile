@@ -38,7 +38,7 @@ format: .venv/.developer ## put the code into shape
 	$(PY) -m ruff check --fix
 
 docs: .venv/.developer ## write the parts of the docs that are made from the code
-	$(PY) -m cogapp -r -I docs docs/*.md
+	$(PY) -m cogapp -r -I docs README.md docs/*.md
 
 constraints: ## choose today's versions of all libraries, for everyone
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new

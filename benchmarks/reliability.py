@@ -20,9 +20,11 @@ from typing import Any
 from PIL import Image
 
 from bibwatch import drawing
+from bibwatch.domain.readings import Verdict
 from bibwatch.images import Photo
+from bibwatch.judging import Race, judge
+from bibwatch.judging.race import form
 from bibwatch.registry import Registry
-from bibwatch.stages.base import Verdict
 
 FOLDER = Path(__file__).parents[1] / "tests" / "checkpoints"
 CHECKPOINTS = ("smolvlm", "qwen2vl")
@@ -88,16 +90,17 @@ def readings(name: str, drawn: Drawn, stage: dict[str, str]) -> tuple[int, int, 
     """Return how many bibs there are and how many are found, and confidence, verdict and rightness of each reading."""
     base = {"kind": "vision_hf_transformers", "device": "cpu", "batch_size": 64, "max_new_tokens": 32}
     presets = {name: base | {"repo_id": str(FOLDER / name)} for name in CHECKPOINTS}
-    options = {"model_interpreter_options": {"pattern": r"\d{1,3}"}, **stage}
+    race = Race(forms=(form(r"\d{1,3}"),))
     number = found = 0
     read = []
-    with Registry(presets=presets, stages={"bib_number": options}).stage("bib_number", name) as reader:
+    with Registry(presets=presets, stages={"bib_number": stage}).stage("bib_number", name) as reader:
         while some := list(islice(drawn, 64)):
             outcomes = reader.read([Photo(image, *image.size, "0" * 64, None) for _, image in some])
             for (bibs, _), outcome in zip(some, outcomes, strict=True):
+                judged = judge(outcome.candidates, race)
                 number += len(bibs)
-                found += len(bibs & {reading.bib for reading in outcome.readings})
-                read += [(each.confidence, each.verdict, each.bib in bibs) for each in outcome.readings]
+                found += len(bibs & {reading.bib for reading in judged})
+                read += [(each.probability, each.verdict, each.bib in bibs) for each in judged]
     return number, found, read
 
 

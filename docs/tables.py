@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic import BaseModel
@@ -192,3 +193,55 @@ def _default(field: FieldInfo) -> str:
 def _table(head: tuple[str, ...], rows: object) -> str:
     lines = [head, ("---",) * len(head), *rows]  # type: ignore[misc]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
+
+
+def reading_figures() -> str:
+    """Make a table of how well photos with known bibs are read, by benchmarks/reading.py."""
+    sets = json.loads((RESULTS / "reading.json").read_text())["sets"]
+    rows = [
+        (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES)) for name, figures in sets.items()
+    ]
+    return _table(("photos", "accepted: right", "of all bibs", "accepted and review: right", "of all bibs"), rows)
+
+
+_FIGURES = (
+    ("accepted", "precision"),
+    ("accepted", "recall"),
+    ("accepted+review", "precision"),
+    ("accepted+review", "recall"),
+)
+
+
+def model_errors() -> str:
+    """Make a table of what may go wrong with a model, whose fault it is, and what is done."""
+    rows = [
+        (f"`{kind.__name__}`", inspect.getdoc(kind) or "", kind.blame.value, kind.retry.value, _consequence(kind))
+        for kind in (errors.ModelError, *_below(errors.ModelError))
+    ]
+    return _table(("error", "meaning", "to blame", "tried again", "the photo"), rows)
+
+
+def other_errors() -> str:
+    """Make a table of all other errors."""
+    kinds = [errors.BibwatchError, *_below(errors.BibwatchError)]
+    rows = [
+        (f"`{kind.__name__}`", inspect.getdoc(kind) or "", kind.blame.value, str(kind.exit_code))
+        for kind in kinds
+        if not issubclass(kind, errors.ModelError)
+    ]
+    return _table(("error", "meaning", "to blame", "exit code"), rows)
+
+
+def _below(kind: type[errors.BibwatchError]) -> Iterator[Any]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
+def _consequence(kind: type[errors.ModelError]) -> str:
+    if kind.blame is errors.Blame.PHOTO:
+        return "loses an attempt"
+    if kind.blame is errors.Blame.SERVER:
+        return "waits"
+    proofs = {errors.Proof.ALONE: "it fails alone too", errors.Proof.PROBE: "a probe is answered"}
+    return "waits; loses an attempt if " + " while ".join(text for proof, text in proofs.items() if proof in kind.proof)

@@ -1,7 +1,6 @@
-"""Whether a model can be asked, found out step by step and told in words.
+"""Checks of a model, step by step: can it be loaded, does its server respond, does it answer a probe.
 
-Knows what there is to find out about a model here and one on a server; asks it once, with a probe. Does not read
-photos, and does not know how findings are shown.
+Reads no photos, and does not know how findings are shown.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 from bibwatch.errors import BibwatchError, ModelBusyError, ModelFaultError, ModelNotServedError, ModelTimeoutError
 from bibwatch.registry import Registry
-from bibwatch.runtimes.openai import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.stages.base import Stage, StageOptions
 
 
@@ -31,26 +29,20 @@ class Finding:
 
 def check(registry: Registry, options: StageOptions) -> Iterator[Finding]:
     """Yield what is found about a stage's model, on each of its servers. Raises ConfigurationError for bad options."""
-    model = options.model_options
-    if isinstance(model, VisionOpenAILikeApiOptions):
-        for address in model.addresses:
-            one = model.model_copy(update={"api_url": address.url})
-            yield from _check(registry.build(options.model_copy(update={"model_options": one})), address)
-    else:
-        yield from _check(registry.build(options), None)
+    for model in options.model_options.each_server():
+        yield from _check(registry.build(options.model_copy(update={"model_options": model})))
 
 
-def _check(stage: Stage[Any], address: Address | None) -> Iterator[Finding]:
-    steps: list[tuple[str, Callable[[], str]]] = [("load", lambda: _load(stage)), ("probe", lambda: _probe(stage))]
-    if isinstance(stage.runtime, VisionOpenAILikeApi) and address:
-        runtime = stage.runtime
-        steps[1:1] = [("server", lambda: _server(runtime, address))]
+def _check(stage: Stage[Any]) -> Iterator[Finding]:
     model = stage.options.model_options
+    steps: dict[str, Callable[[Stage[Any]], str]] = {"load": _load, "server": _server, "probe": _probe}
+    if not model.is_remote:
+        del steps["server"]
     try:
-        for step, find in steps:
+        for step, find in steps.items():
             start = time.perf_counter()
             try:
-                says, wrong = find(), False
+                says, wrong = find(stage), False
             except BibwatchError as exc:
                 says, wrong = str(exc), True
             yield Finding(model.name, model.place, step, says, time.perf_counter() - start, wrong)
@@ -62,19 +54,19 @@ def _check(stage: Stage[Any], address: Address | None) -> Iterator[Finding]:
 
 def _load(stage: Stage[Any]) -> str:
     stage.load()
-    return "key and certificates, if any, are there" if isinstance(stage.runtime, VisionOpenAILikeApi) else "loaded"
+    return "key and certificates, if any, are there" if stage.options.model_options.is_remote else "loaded"
 
 
-def _server(runtime: VisionOpenAILikeApi, address: Address) -> str:
-    """Ask for the list of models. Not every server has one: that it answers is what counts."""
-    name = runtime.options.model_name
+def _server(stage: Stage[Any]) -> str:
+    """List the server's models. Not every server can: that it responds is what counts."""
+    name = stage.options.model_options.model
     try:
-        models = runtime.models(address)
+        models = stage.runtime.served_models() or []
     except ModelTimeoutError:
         raise
     except (ModelNotServedError, ModelFaultError, ModelBusyError) as exc:
-        return f"answers, but lists no models ({exc})"
-    return f"lists {name}" if name in models else f"answers, but does not list {name}; it lists: {', '.join(models)}"
+        return f"responds, but lists no models ({exc})"
+    return f"lists {name}" if name in models else f"responds, but does not list {name}; it lists: {', '.join(models)}"
 
 
 def _probe(stage: Stage[Any]) -> str:

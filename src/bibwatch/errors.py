@@ -1,20 +1,50 @@
-"""Every exception of bibwatch: a name and a sentence.
+"""Every exception of bibwatch, and the facts by which the code decides what to do about it.
 
-Knows the exit code an error ends a command with, and the state a photo's error puts its file in.
-Does not know who raises or catches them.
+Knows of each whether the same thing may be tried again, whose fault it is, and the exit code it ends a command with.
+Does not know who raises or catches it.
 """
 
 from __future__ import annotations
 
+from enum import Enum, Flag, auto
 from typing import ClassVar
 
 from bibwatch.domain.states import State
+
+
+class Retry(Enum):
+    """Whether the same request may succeed when it is made again."""
+
+    NEVER = "no"
+    ELSEWHERE = "at another server"
+    SOON = "yes, after a pause"
+    LATER = "yes, when the server asks for it"
+
+
+class Blame(Enum):
+    """Whose fault an error is. A photo that is to blame loses an attempt; all others wait."""
+
+    PHOTO = "the photo"
+    SERVER = "the server"
+    UNCLEAR = "the photo or the server"
+    CONFIGURATION = "the configuration"
+    STORAGE = "the storage"
+
+
+class Proof(Flag):
+    """What it takes to blame the photo where that is unclear."""
+
+    NONE = 0
+    ALONE = auto()  # it fails when it is sent alone, too
+    PROBE = auto()  # the server answers a probe
 
 
 class BibwatchError(Exception):
     """Something bibwatch was asked to do could not be done; the message says what, where and what to do."""
 
     exit_code: ClassVar[int] = 1
+    retry: ClassVar[Retry] = Retry.NEVER
+    blame: ClassVar[Blame] = Blame.CONFIGURATION
 
 
 class ConfigurationError(BibwatchError):
@@ -24,91 +54,118 @@ class ConfigurationError(BibwatchError):
 
 
 class AlreadyRunningError(BibwatchError):
-    """Another bibwatch works on the same database."""
+    """Another bibwatch uses the same database."""
 
     exit_code = 75
 
 
 class StoreError(BibwatchError):
-    """The database could not be read or written just now (locked, disk full, gone)."""
+    """The database cannot be read or written at the moment (locked, disk full, gone)."""
+
+    retry = Retry.SOON
+    blame = Blame.STORAGE
 
 
 class ModelError(BibwatchError):
-    """The model answered, and the answer is that this image cannot be read."""
+    """The model cannot read this image."""
+
+    blame = Blame.PHOTO
+    proof: ClassVar[Proof] = Proof.NONE
+    retry_after: float | None = None  # seconds the server asks for
 
 
 class ModelRejectedError(ModelError):
-    """The model's server refuses the request: for the image in it, or for what is asked of every image."""
+    """The server refuses the request (400, 413, 415, 422): because of the image, or of what all requests have."""
+
+    retry = Retry.ELSEWHERE
+    blame = Blame.UNCLEAR
+    proof = Proof.PROBE
 
 
 class ModelUnavailableError(ModelError):
-    """The model could not be asked; the image is not to blame and is tried again."""
+    """The model cannot be used at the moment; the photo waits."""
+
+    retry = Retry.SOON
+    blame = Blame.SERVER
 
 
 class ModelUnreachableError(ModelUnavailableError):
-    """There is no connection to the model's server, or it broke."""
+    """There is no connection to the server (refused, unknown host, TLS)."""
 
 
 class ModelDisconnectedError(ModelUnavailableError):
-    """The connection to the model's server broke when the request had been sent: by chance, or because of it."""
+    """The connection broke after the request was sent."""
+
+    blame = Blame.UNCLEAR
+    proof = Proof.ALONE | Proof.PROBE
 
 
 class ModelBusyError(ModelUnavailableError):
-    """The model's server has too much to do, or is still starting; `retry_after` are the seconds it asks for."""
+    """The server is overloaded or still starting (429, 502, 503)."""
 
-    retry_after: float | None = None
+    retry = Retry.LATER
 
 
 class ModelNotServedError(ModelUnavailableError):
-    """The model's server does not give us this model: the key or the name is wrong, or it answers with another."""
+    """The server does not serve this model: wrong key or name, or another model answers."""
+
+    retry = Retry.ELSEWHERE
 
 
 class ModelFaultError(ModelUnavailableError):
-    """The model's server failed at the request, answered no chat completion, or not in time.
+    """The server failed (500 and other 5xx), or its answer is not a chat completion."""
 
-    That may be the server's fault or the image's: what it answers to another image tells.
-    """
+    blame = Blame.UNCLEAR
+    proof = Proof.ALONE
 
 
 class ModelTimeoutError(ModelFaultError):
-    """The model's server gave no whole answer in the time it has."""
+    """No complete reply within `timeout_seconds` (also 408, 504)."""
+
+    retry = Retry.ELSEWHERE
 
 
 class ModelReplyError(ModelError):
-    """The model's answer is not one the interpreter can use."""
+    """The reply is not one the interpreter can use: no text, a content filter, too many tokens."""
 
 
 class ModelTruncatedError(ModelReplyError):
-    """The model's answer was cut off before it had said all."""
+    """The reply was cut off at `max_new_tokens`."""
 
 
 class PhotoError(BibwatchError):
     """This file cannot be read as a photo now; `state` is where it waits or ends."""
 
+    blame = Blame.PHOTO
     state: ClassVar[State]
 
 
 class PhotoEmptyError(PhotoError):
     """The file has no bytes yet."""
 
+    retry = Retry.SOON
     state = State.EMPTY
 
 
 class PhotoIncompleteError(PhotoError):
     """Part of the photo is still missing."""
 
+    retry = Retry.SOON
     state = State.INCOMPLETE
 
 
 class PhotoChangedError(PhotoError):
-    """The file changed while it was read, or since it was found settled."""
+    """The file changed while it was loaded, or since it was found settled."""
 
+    retry = Retry.SOON
     state = State.SETTLING
 
 
 class PhotoUnreadableError(PhotoError):
-    """The system refused to give the file's bytes (permission, I/O error)."""
+    """The system refuses to give the file's bytes (permission, I/O error)."""
 
+    retry = Retry.SOON
+    blame = Blame.STORAGE
     state = State.UNREADABLE
 
 
@@ -119,13 +176,13 @@ class PhotoGoneError(PhotoError):
 
 
 class PhotoUndecodableError(PhotoError):
-    """The bytes are not a picture, or a broken one."""
+    """The bytes are not an image, or a broken one."""
 
     state = State.UNDECODABLE
 
 
 class PhotoOversizedError(PhotoError):
-    """The file or the picture is larger than the limits allow."""
+    """The file or the image is larger than the limits allow."""
 
     state = State.OVERSIZED
 

@@ -171,12 +171,12 @@ def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
     width, height = image.size
     if longest_side and max(width, height) > longest_side:
         factor = longest_side / max(width, height)
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        size = scaled_size(image.size, factor)
         image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
         image.load()
         if image.mode not in _RESIZABLE:
             image = to_rgb(image)
-        image = to_rgb(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+        image = to_rgb(resize(image, size))
     else:
         image.load()
         image = to_rgb(image)
@@ -186,10 +186,17 @@ def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:
     """Return an RGB picture whose longest side has at most so many pixels."""
     factor = longest_side / max(image.size)
-    if factor >= 1:
-        return image
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image if factor >= 1 else resize(image, scaled_size(image.size, factor))
+
+
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Return a size in whole pixels, `factor` times as large; neither side is ever 0."""
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the image at another size, the way it is done everywhere here: bicubic, large ones reduced first."""
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def widen(image: Image.Image, least: int) -> Image.Image:

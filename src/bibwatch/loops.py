@@ -1,6 +1,6 @@
-"""A thread of the daemon: it works until it is told to stop, shows that it makes progress, and never dies unseen.
+"""A thread of the daemon: works until it is stopped, shows that it makes progress, and never fails silently.
 
-Knows threads and the database's bad moments. Does not know what the work is.
+Knows threads and how to wait for a database. Does not know what the work is.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
+from bibwatch.backoff import pause
 from bibwatch.errors import StoreError
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-_TELL_EVERY = 20  # tries of the database between two lines about it: some ten minutes
+_LOG_EVERY = 20  # tries of the database between two log lines: about ten minutes
 
 
 class Loop(ABC):
-    """Work in a thread of its own. Made, started, told to stop, joined."""
+    """Work in a thread: created, started, stopped, joined."""
 
     def __init__(self, name: str, stop: threading.Event) -> None:
         self.name = name
@@ -36,32 +37,32 @@ class Loop(ABC):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin the work."""
+        """Start the work."""
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the work to end; tell whether it has."""
+        """Wait up to `timeout` seconds for the work to end; return whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def extend_deadline(self, seconds: float) -> None:
-        """Ask for patience: what comes now may take so long without a heartbeat."""
+        """Allow the next `seconds` to pass without a heartbeat."""
         self._deadline = time.monotonic() + seconds
 
     @property
     def has_extended_deadline(self) -> bool:
-        """Whether no heartbeat is to be expected now."""
+        """Whether no heartbeat is due yet."""
         return time.monotonic() < self._deadline
 
     def heartbeat(self) -> None:
-        """Show progress."""
+        """Record progress."""
         self.heartbeats += 1
 
     def retry_until_stored(self, action: Callable[[], T]) -> T:
-        """Do a database action, again and again until the database takes it. Raises StoreError only on stop."""
+        """Run a database action until it succeeds, and return its result. Raises StoreError only on stop."""
         retrying = Retrying(
             retry=retry_if_exception_type(StoreError),
-            wait=wait_exponential(multiplier=0.5, max=30),
+            wait=lambda state: pause(state.attempt_number, first=0.5, longest=30),
             stop=stop_when_event_set(self.stop),
             sleep=sleep_using_event(self.stop),
             before_sleep=self._trouble,
@@ -74,7 +75,7 @@ class Loop(ABC):
 
     def _trouble(self, state: RetryCallState) -> None:
         self.heartbeat()  # waiting for the database is what this loop should do now
-        if state.attempt_number % _TELL_EVERY == 1 and state.outcome is not None:
+        if state.attempt_number % _LOG_EVERY == 1 and state.outcome is not None:
             log.error("store.unavailable", loop=self.name, error=str(state.outcome.exception()), retry="until it works")
 
     def _run(self) -> None:
@@ -94,4 +95,4 @@ class Loop(ABC):
 
     @abstractmethod
     def ended(self) -> None:
-        """Tidy up when the work has ended, however it did."""
+        """Clean up after the work has ended, for whatever reason."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -215,7 +214,7 @@ def measure(folder: Path, number: int, dtype: str = "auto") -> dict[int, float]:
     options = VisionHfTransformersOptions(
         name=folder.name, repo_id=str(folder), device="cpu", dtype=dtype, batch_size=50, max_new_tokens=16
     )
-    interpreter = BibJson(BibJsonOptions(pattern=re.compile(rf"\d{{1,{LONGEST}}}")))
+    interpreter = BibJson(BibJsonOptions())
     shares = {}
     with VisionHfTransformers(options) as runtime:
         for length in range(LONGEST + 1):

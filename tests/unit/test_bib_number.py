@@ -1,4 +1,4 @@
-"""`bib_number`: which readings are accepted, where they are, and what becomes of errors."""
+"""`bib_number`: what may be bibs in a photo, where they are, and what becomes of errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import MOST, Candidate, Glance, Look, Source
+from bibwatch.domain.readings import Verdict
 from bibwatch.errors import ModelError, ModelReplyError, ModelUnavailableError
 from bibwatch.images import Photo
-from bibwatch.interpreters.base import Bib, Interpreter
+from bibwatch.interpreters.base import Interpreter
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.judging import judge
 from bibwatch.runtimes.base import Prediction, Runtime, TextLine
 from bibwatch.runtimes.ocr import VisionOcrOptions
-from bibwatch.stages.base import Outcome, Reading, Verdict
+from bibwatch.stages.base import Outcome
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
 
 _MIDDLE = Box(100, 100, 200, 200)
@@ -63,84 +66,67 @@ def prediction(text: str = "1234", score: float = 0.99, box: Box = _MIDDLE) -> P
     return Prediction(lines=(TextLine(text, score, box),), device="cpu", seconds=0.5)
 
 
-def reading(text: str = "1234", score: float = 0.99, box: Box = _MIDDLE, **options: Any) -> Reading:
-    """Judge one line of text in a photo of 600 by 400."""
-    (outcome,) = stage(prediction(text, score, box), **options).read([photo()])
-    (found,) = outcome.readings
-    return found
+def texts(outcome: Outcome) -> list[str]:
+    return [candidate.text for candidate in outcome.candidates]
 
 
-# Verdicts
+# Candidates
 
 
-def test_a_sure_reading_in_the_middle_is_accepted() -> None:
-    assert reading() == Reading("1234", 0.99, Verdict.ACCEPTED, _MIDDLE)
+def test_what_was_seen_is_a_candidate_with_its_place() -> None:
+    (outcome,) = stage(prediction()).read([photo()])
+    candidate = Candidate("1234", 0.99, _MIDDLE, source=Source.LINE, edge_distance=pytest.approx(1 / 6))
+    assert outcome == Outcome((candidate,), (Glance(Look.PHOTO, 1),), device="cpu", seconds=0.5)
+
+
+@pytest.mark.parametrize(("text", "score"), [("2026", 0.99), ("RUN 2026", 0.9), ("1234", 0.1), ("14:32", 0.99)])
+def test_nothing_is_left_out_for_its_form_or_because_it_is_unsure(text: str, score: float) -> None:
+    """Whether it is a bib is judged later, and again when more is known of the race."""
+    (outcome,) = stage(prediction(text, score)).read([photo()])
+    assert [(each.text, each.score) for each in outcome.candidates] == [(text, score)]
+
+
+def test_of_a_page_full_of_numbers_the_surest_are_kept_and_the_others_counted() -> None:
+    lines = [TextLine(str(number), number / 1000, _MIDDLE) for number in range(MOST + 30)]
+    (outcome,) = stage(Prediction(lines=tuple(lines))).read([photo()])
+    assert texts(outcome) == [line.text for line in lines[30:]]
+    assert outcome.cut == 30
+    assert outcome.glances == (Glance(Look.PHOTO, MOST + 30),)
 
 
 @pytest.mark.parametrize(
-    ("score", "verdict"), [(0.949, "review"), (0.95, "accepted"), (0.951, "accepted"), (1.0, "accepted")]
-)
-def test_an_unsure_reading_is_for_review(score: float, verdict: str) -> None:
-    assert reading(score=score, accept_confidence=0.95).verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("bib", "verdict"),
+    ("box", "distance"),
     [
-        *[(bib, "review") for bib in ("2026", "1999", "1900", "2099")],
-        *[(bib, "accepted") for bib in ("2100", "1899", "202", "20261", "12026", "02026", "M2026", "0042")],
+        (Box(6, 100, 200, 200), 0.01),  # of 600 by 400
+        (Box(100, 4, 200, 200), 0.01),
+        (Box(100, 100, 594, 200), 0.01),
+        (Box(100, 100, 200, 396), 0.01),
+        (Box(60, 100, 540, 200), 0.1),
+        (Box(0, 100, 200, 200), 0),
+        (Box(-3, -3, 700, 500), 0),
     ],
 )
-def test_a_number_that_may_be_a_year_is_for_review(bib: str, verdict: str) -> None:
-    assert reading(bib).verdict == verdict
+def test_how_near_the_edge_one_is_is_a_share_of_that_side(box: Box, distance: float) -> None:
+    (outcome,) = stage(prediction(box=box)).read([photo()])
+    assert outcome.candidates[0].edge_distance == pytest.approx(distance)
 
 
-@pytest.mark.parametrize(("bib", "verdict"), [("2026", "accepted"), ("1000", "review")])
-def test_which_numbers_are_doubtful_can_be_set(bib: str, verdict: str) -> None:
-    assert reading(bib, doubtful="1000").verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("box", "verdict"),
-    [
-        (Box(7, 5, 593, 395), "accepted"),
-        (Box(6, 100, 200, 200), "review"),
-        (Box(100, 4, 200, 200), "review"),
-        (Box(100, 100, 594, 200), "review"),
-        (Box(100, 100, 200, 396), "review"),
-        (Box(-3, -3, 700, 500), "review"),
-        (Box(0, 0, 600, 400), "review"),
-    ],
-)
-def test_a_reading_at_the_edge_may_be_cut(box: Box, verdict: str) -> None:
-    """One hundredth of 600 by 400: 6 pixels left and right, 4 above and below."""
-    assert reading(box=box, edge=0.01).verdict == verdict
-
-
-def test_a_box_that_touches_the_frame_is_at_its_edge_however_small_the_margin() -> None:
-    assert reading(box=Box(0, 100, 200, 200), edge=0).verdict == "review"
-    assert reading(box=Box(0.5, 100, 200, 200), edge=0).verdict == "accepted"
-
-
-@pytest.mark.parametrize(("text", "score"), [("2026", 0.9), ("2026", 0.99), ("1234", 0.9)])
-def test_any_doubt_is_enough(text: str, score: float) -> None:
-    assert reading(text, score, Box(0, 0, 10, 10)).verdict == "review"
-
-
-def test_a_bib_without_a_place_can_be_accepted() -> None:
-    """A model that gives no boxes says nothing of edges."""
-
-    class Teller(Interpreter[BibLinesOptions, tuple[Bib, ...]]):
+def test_a_candidate_without_a_place_is_at_no_edge() -> None:
+    class Teller(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
         options_type = BibLinesOptions
 
-        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
-            return (Bib(prediction.text, 0.99, None),)
+        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
+            return (Candidate(prediction.text, 0.99),)
 
     canned = Canned([Prediction(text="0042")])
-    (outcome,) = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), canned, Teller(BibLinesOptions())).read(
-        [photo()]
-    )
-    assert outcome.readings == (Reading("0042", 0.99, Verdict.ACCEPTED, None),)
+    options = BibNumberOptions(model_options=VisionOcrOptions())
+    (outcome,) = BibNumber(options, canned, Teller(BibLinesOptions())).read([photo()])
+    assert outcome.candidates == (Candidate("0042", 0.99),)
+
+
+def test_a_person_reads_what_any_race_would_make_of_it() -> None:
+    asking = stage(prediction(score=0.9), prediction("FINISH 1"))
+    assert [asking.text(outcome) for outcome in asking.read([photo(), photo()])] == ["1234 (90%, review)", "no bib"]
 
 
 # Boxes
@@ -149,15 +135,15 @@ def test_a_bib_without_a_place_can_be_accepted() -> None:
 @pytest.mark.parametrize(("width", "height", "factor"), [(6000, 4000, 10), (600, 400, 1), (300, 200, 0.5)])
 def test_boxes_are_in_pixels_of_the_full_size(width: int, height: int, factor: float) -> None:
     (outcome,) = stage(prediction()).read([photo(width, height)])
-    assert outcome.readings[0].box == _MIDDLE.scaled(factor)
+    assert outcome.candidates[0].box == _MIDDLE.scaled(factor)
 
 
 def test_the_edge_is_that_of_the_full_size() -> None:
     """A box near the end of what the model saw is near the end of the photo, and no other."""
     sizes = {"shown": (600, 400)}
-    for box, verdict in ((Box(100, 100, 599, 200), "review"), (Box(100, 100, 500, 200), "accepted")):
+    for box, verdict in ((Box(100, 100, 599, 200), Verdict.REVIEW), (Box(100, 100, 500, 200), Verdict.ACCEPTED)):
         (outcome,) = stage(prediction(box=box)).read([photo(6000, 4000, **sizes)])
-        assert outcome.readings[0].verdict == verdict
+        assert [reading.verdict for reading in judge(outcome.candidates)] == [verdict]
 
 
 # Batches and errors
@@ -166,7 +152,7 @@ def test_the_edge_is_that_of_the_full_size() -> None:
 def test_one_outcome_for_each_photo_in_order() -> None:
     many = [prediction(str(number)) for number in range(100, 120)]
     found = list(stage(*many).read(photo() for _ in many))
-    assert [outcome.readings[0].bib for outcome in found] == [str(number) for number in range(100, 120)]
+    assert list(map(texts, found)) == [[str(number)] for number in range(100, 120)]
 
 
 def test_no_photos_are_no_outcomes() -> None:
@@ -186,22 +172,23 @@ def test_device_and_time_are_the_models() -> None:
     assert (outcome.device, outcome.seconds) == ("cpu", 0.5)
 
 
-def test_a_photo_without_a_bib_has_no_readings_and_no_error() -> None:
-    assert list(stage(Prediction(device="cpu")).read([photo()])) == [Outcome(device="cpu")]
+def test_a_photo_without_a_bib_has_no_candidates_and_no_error() -> None:
+    looked = (Glance(Look.PHOTO, 0),)
+    assert list(stage(Prediction(device="cpu")).read([photo()])) == [Outcome(glances=looked, device="cpu")]
 
 
 @pytest.mark.parametrize("error", [ModelError("no"), ModelUnavailableError("down"), ModelReplyError("gibberish")])
 def test_an_error_of_the_runtime_is_the_error_of_its_photo(error: ModelError) -> None:
-    """Its neighbours have their readings; whatever came with the error is no answer."""
+    """Its neighbours have their candidates; whatever came with the error is no answer."""
     failed = Prediction(lines=prediction().lines, device="cuda", seconds=3, error=error)
     before, outcome, after = stage(prediction("11"), failed, prediction("22")).read([photo(), photo(), photo()])
     assert outcome == Outcome(device="cuda", seconds=3, error=error)
-    assert [each.readings[0].bib for each in (before, after)] == ["11", "22"]
+    assert [texts(each) for each in (before, after)] == [["11"], ["22"]]
 
 
 def test_an_answer_that_makes_no_sense_is_the_error_of_its_photo() -> None:
     class Puzzled(BibLines):
-        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Bib, ...]:
+        def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
             if prediction.text:
                 raise ModelReplyError(prediction.text)
             return super().interpret(prediction, prompt)
@@ -209,8 +196,8 @@ def test_an_answer_that_makes_no_sense_is_the_error_of_its_photo() -> None:
     canned = Canned([Prediction(text="{", device="cpu", seconds=1), prediction("22")])
     puzzled = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), canned, Puzzled(BibLinesOptions()))
     outcome, after = puzzled.read([photo(), photo()])
-    assert (str(outcome.error), outcome.readings, outcome.device) == ("{", (), "cpu")
-    assert after.readings[0].bib == "22"
+    assert (str(outcome.error), outcome.candidates, outcome.device) == ("{", (), "cpu")
+    assert texts(after) == ["22"]
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -264,4 +251,5 @@ def test_photos_may_come_as_small_as_the_model_sees_them() -> None:
 def test_no_line_ever_raises(text: str, score: float, corners: tuple[float, float, float, float]) -> None:
     (outcome,) = stage(prediction(text, score, Box(*corners))).read([photo()])
     assert outcome.error is None
-    assert all(0 <= found.confidence <= 1 for found in outcome.readings)
+    assert all(0 <= found.score <= 1 for found in outcome.candidates)
+    assert all(0 <= found.probability <= 1 for found in judge(outcome.candidates))

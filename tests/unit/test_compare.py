@@ -205,7 +205,7 @@ def test_a_photo_without_an_answer_counts_as_failed(
 @pytest.mark.heavy
 def test_the_preset_takes_the_place_of_the_stages_own_model(compare: Compare) -> None:
     with Path("config.toml").open("a") as file:
-        file.write('[stages.bib_number]\nmodel_options = "qwen-vllm"\naccept_confidence = 1.0\n')
+        file.write('[stages.bib_number]\nmodel_options = "qwen-vllm"\nask_below = 1.0\n')
     result = compare("--preset", "quick", "one.jpg", "--json")
     assert result.exit_code == 0, result.output
     assert records(result)[0]["model"] == "PP-OCRv6-small"

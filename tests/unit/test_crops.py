@@ -1,4 +1,4 @@
-"""A second look at parts of a photo: which parts, where their readings are, and what two readings of a bib come to."""
+"""A second look at parts of a photo: which parts, and where in the photo is what was seen there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import Candidate, Glance, Look
+from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
 from bibwatch.images import Photo
 from bibwatch.interpreters.bib_json import BibJson
 from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.judging import judge
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, FinishReason, OutputKind, Prediction, TextLine, Token
 from bibwatch.stages import bib_number, crops
-from bibwatch.stages.base import Outcome, Reading, Verdict
+from bibwatch.stages.base import Outcome, Stage
 from bibwatch.stages.bib_number import BibNumber
 from bibwatch.testing.stages import ScriptedRuntime, photo, scripted
 
@@ -40,8 +43,13 @@ def says(*bibs: str, sure: float = 1.0) -> Prediction:
     return Prediction(text=text, tokens=(Token(text, math.log(sure)),), finish_reason=FinishReason.STOP)
 
 
-def reading(bib: str, confidence: float = 0.9, box: Box | None = None) -> Reading:
-    return Reading(bib, confidence, Verdict.ACCEPTED, box)
+def readings(outcome: Outcome) -> tuple[Reading, ...]:
+    """Return what a judge makes of an outcome who knows nothing of the race."""
+    return judge(outcome.candidates)
+
+
+def bibs(outcome: Outcome) -> list[str]:
+    return [reading.bib for reading in readings(outcome)]
 
 
 # Boxes
@@ -75,49 +83,26 @@ def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height:
     assert cut.scale == pytest.approx(whole.scale, rel=0.3)
 
 
-def test_a_reading_of_a_part_is_where_it_is_in_the_photo() -> None:
-    part = Box(100, 50, 300, 150)
-    assert crops.placed(reading("1", box=Box(10, 20, 30, 40)), part, None).box == Box(110, 70, 130, 90)
-    box = Box(120, 60, 200, 100)
-    assert crops.placed(reading("1"), part, box).box == box
-    lost = crops.placed(reading("1"), part, None)
-    assert (lost.box, lost.verdict) == (None, Verdict.REVIEW)
+def test_a_candidate_of_a_part_is_where_it_is_in_the_photo() -> None:
+    part, whole = Box(100, 50, 300, 150), photo(800, 600)
+    own = crops.placed(Candidate("1", 0.9, Box(10, 20, 30, 40)), whole, part=part)
+    assert (own.box, own.edge_distance) == (Box(110, 70, 130, 90), pytest.approx(70 / 600))
+    box = Box(0, 60, 200, 100)
+    given = crops.placed(Candidate("1", 0.9), whole, part=part, box=box)
+    assert (given.box, given.edge_distance) == (box, 0)
+    lost = crops.placed(Candidate("1", 0.9), whole, part=part)
+    assert (lost.box, lost.edge_distance) == (None, None)
 
 
-# Two readings of one bib
+def test_the_edge_is_that_of_the_photo_and_not_of_the_part() -> None:
+    part = Box(100, 100, 200, 200)
+    at_the_parts_edge = Candidate("1", 0.9, Box(0, 0, 50, 50), edge_distance=0.0)
+    assert crops.placed(at_the_parts_edge, photo(400, 400), part=part).edge_distance == 0.25
 
 
-def test_a_number_seen_twice_in_one_place_is_one() -> None:
+def test_boxes_in_one_place_are_one() -> None:
     near, far = Box(0, 0, 100, 50), Box(500, 0, 600, 50)
-    found = crops.merged([reading("42", 0.6, near), reading("42", 0.9, near.scaled(1.1)), reading("42", 0.5, far)])
-    assert [(each.confidence, each.box) for each in found] == [(0.9, near.scaled(1.1)), (0.5, far)]
-
-
-def test_a_reading_without_a_box_gets_that_of_its_twin() -> None:
-    box = Box(0, 0, 100, 50)
-    (found,) = crops.merged([reading("42", 0.9), reading("42", 0.6, box)])
-    assert (found.confidence, found.box) == (0.9, box)
-
-
-def test_a_number_that_was_cut_off_is_not_another_bib() -> None:
-    box = Box(0, 0, 100, 50)
-    found = crops.merged([reading("123", 0.99, Box(0, 0, 75, 50)), reading("1234", 0.6, box)])
-    assert [each.bib for each in found] == ["1234"]
-    assert len(crops.merged([reading("123", 0.99, Box(500, 0, 575, 50)), reading("1234", 0.6, box)])) == 2
-
-
-def test_a_number_that_may_have_been_cut_off_is_for_review() -> None:
-    """Where it is not known where they are, `123` may be a part of `1234`; another look at it changes nothing."""
-    found = crops.merged([reading("123", 0.99), reading("1234", 0.99), reading("123", 0.98)])
-    assert {each.bib: each.verdict for each in found} == {"1234": Verdict.ACCEPTED, "123": Verdict.REVIEW}
-
-
-@given(st.lists(st.builds(reading, st.sampled_from(["1", "12", "123", "7"]), st.floats(0, 1)), max_size=8))
-def test_no_number_is_lost_and_none_is_made_up(readings: list[Reading]) -> None:
-    found = crops.merged(readings)
-    assert {each.bib for each in found} == {each.bib for each in readings}
-    for each in found:
-        assert each.confidence == max(other.confidence for other in readings if other.bib == each.bib)
+    assert crops.distinct([near, near.scaled(1.1), far, near]) == [near, far]
 
 
 # A second model
@@ -125,13 +110,8 @@ def test_no_number_is_lost_and_none_is_made_up(readings: list[Reading]) -> None:
 
 def cascade(first: Prediction, *second: Prediction) -> Any:
     """Make a stage of an OCR and a second model that is asked where it is unsure."""
-    stage = scripted(BibNumber, BibLines, first, output_kind=OutputKind.LINES)
-    stage.substages = {
-        "second_model": scripted(
-            BibNumber, BibJson, *(second or (says(),)), output_kind=OutputKind.TEXT, model={"name": "better"}
-        )
-    }
-    return stage
+    better = scripted(BibNumber, BibJson, *(second or (says(),)), output_kind=OutputKind.TEXT, model={"name": "better"})
+    return scripted(BibNumber, BibLines, first, output_kind=OutputKind.LINES, substages={"second_model": better})
 
 
 UNSURE = line("1O42".replace("O", "0"), 0.90, 100, 100, 200, 140)
@@ -144,21 +124,21 @@ def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     asked = stage.substages["second_model"].runtime
     assert isinstance(asked, ScriptedRuntime)
     assert [picture.size for picture in asked.pictures] == [(120, 60)]  # the bib and a margin
-    found = {each.bib: each for each in outcome.readings}
+    found = {each.bib: each for each in readings(outcome)}
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
     assert found["1042"].box == UNSURE.box
     assert (found["731"].verdict, found["731"].model) == (Verdict.ACCEPTED, None)
 
 
-def test_a_bib_at_the_edge_of_the_photo_stays_for_review_whatever_a_second_model_says() -> None:
+def test_a_bib_at_the_edge_of_the_photo_stays_in_review_whatever_a_second_model_says() -> None:
     at_edge = line("1042", 0.90, 0, 100, 100, 140)
     (outcome,) = cascade(lines(at_edge), says("1042")).read([photo()])
-    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.REVIEW, "better")]
+    assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [("1042", Verdict.REVIEW, "better")]
 
 
 def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
     (outcome,) = cascade(lines(UNSURE), says("1047")).read([photo()])
-    assert {(each.bib, each.verdict, each.model) for each in outcome.readings} == {
+    assert {(each.bib, each.verdict, each.model) for each in readings(outcome)} == {
         ("1042", Verdict.REVIEW, None),
         ("1047", Verdict.REVIEW, "better"),
     }
@@ -177,7 +157,37 @@ def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
 def test_a_second_model_that_is_of_no_help_changes_nothing(second: Prediction) -> None:
     (outcome,) = cascade(lines(UNSURE), second).read([photo()])
     assert outcome.error is None
-    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.REVIEW, None)]
+    assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [("1042", Verdict.REVIEW, None)]
+
+
+def test_a_second_model_may_agree_with_a_number_that_was_read_with_a_label() -> None:
+    """What it is asked about is the number, not the text as it was read."""
+    box = {"number": "No. 1042", "box": [200, 200, 300, 250], "confidence": 0.4}
+    own = Prediction(
+        text=json.dumps({"bibs": [box]}),
+        finish_reason=FinishReason.STOP,
+        coordinates=CoordinateSpace(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
+    )
+    better = scripted(BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    (outcome,) = vlm(own, crops="none", second=better).read([photo()])
+    (found,) = readings(outcome)
+    assert (found.bib, found.verdict, list(map(str, found.reasons))) == ("1042", Verdict.ACCEPTED, ["two models agree"])
+
+
+def test_how_unsure_is_unsure_enough_to_ask_can_be_set() -> None:
+    """It is a matter of what is asked, and apart from what is accepted."""
+    for ask_below, asked in ((0.95, 1), (0.9, 0), (1.0, 2)):
+        better = scripted(BibNumber, BibJson, says(), output_kind=OutputKind.TEXT, model={"name": "better"})
+        stage = scripted(
+            BibNumber,
+            BibLines,
+            lines(UNSURE, SURE),
+            output_kind=OutputKind.LINES,
+            substages={"second_model": better},
+            ask_below=ask_below,
+        )
+        list(stage.read([photo()]))
+        assert len(better.runtime.pictures) == asked
 
 
 def test_nobody_is_asked_when_there_is_no_doubt() -> None:
@@ -187,11 +197,10 @@ def test_nobody_is_asked_when_there_is_no_doubt() -> None:
 
 
 def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
-    stages = {"bib_number": {"second_model_options": "smol_vllm", "model_interpreter_options": {"pattern": "9.."}}}
+    stages = {"bib_number": {"second_model_options": "smol_vllm"}}
     stage = Registry(stages=stages).stage("bib_number", "rapidocr")
     second = stage.substages["second_model"].options
-    assert second.model_options.name == "smol-vllm"
-    assert second.model_interpreter_options.model_dump(mode="json")["pattern"] == "9.."
+    assert (second.model_options.name, second.model_interpreter_options.kind) == ("smol-vllm", "bib_json")
     assert stage.options.fingerprint() != Registry().stage("bib_number", "rapidocr").options.fingerprint()
     assert stage.longest_side is None, "a small part of a photo that was made small first has no detail left"
 
@@ -207,33 +216,35 @@ def test_a_second_model_that_breaks_down_costs_nothing() -> None:
     with capture_logs() as logs:
         for _ in range(2):
             (outcome,) = stage.read([photo()])
-    assert [each.bib for each in outcome.readings] == [UNSURE.text, SURE.text]
+    assert bibs(outcome) == [UNSURE.text, SURE.text]
     assert [entry["error"] for entry in logs] == ["preset better: out of order"], "told once"
 
 
 # A model that looks again
 
 
-def vlm(*predictions: Prediction, detected: Prediction | None = None, **options: Any) -> Any:
-    stage = scripted(BibNumber, BibJson, *predictions, output_kind=OutputKind.TEXT, **options)
+def vlm(
+    *predictions: Prediction, detected: Prediction | None = None, second: Stage[Any] | None = None, **options: Any
+) -> Any:
+    substages = {"second_model": second} if second else {}
     if detected:
-        stage.substages = {"detector": scripted(BibNumber, BibLines, detected, output_kind=OutputKind.LINES)}
-    return stage
+        substages["detector"] = scripted(BibNumber, BibLines, detected, output_kind=OutputKind.LINES)
+    return scripted(BibNumber, BibJson, *predictions, output_kind=OutputKind.TEXT, substages=substages, **options)
 
 
 def test_parts_are_read_again_where_the_detector_sees_a_number() -> None:
     stage = vlm(says(), says("1042"), says("731"), detected=lines(UNSURE, SURE))
     (outcome,) = stage.read([photo()])
-    assert [each.bib for each in outcome.readings] == ["1042", "731"]
-    for each, place in zip(outcome.readings, (UNSURE.box, SURE.box), strict=True):
+    assert bibs(outcome) == ["1042", "731"]
+    for each, place in zip(readings(outcome), (UNSURE.box, SURE.box), strict=True):
         assert each.box
-        assert crops.same_place(each.box, place)
+        assert each.box.overlap(place) > 0.9
 
 
 def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
     stage = vlm(says(), says("1042"), says(), detected=lines(), model={"longest_side": 512})
     (outcome,) = stage.read([photo(2000, 1000)])
-    found = [(each.bib, each.box, each.verdict) for each in outcome.readings]
+    found = [(each.bib, each.box, each.verdict) for each in readings(outcome)]
     assert found == [("1042", None, Verdict.REVIEW)], "a tile may have cut it off"
     assert len(stage.runtime.pictures) > 4
     assert stage.runtime.pictures[0].size == (2000, 1000)
@@ -244,7 +255,7 @@ def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
 def test_what_is_at_the_edge_of_the_photo_is_for_review_from_near_too(whole: Prediction) -> None:
     stage = vlm(whole, says("1042", sure=0.98), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
     (outcome,) = stage.read([photo()])
-    assert [(each.bib, each.verdict) for each in outcome.readings] == [("1042", Verdict.REVIEW)]
+    assert [(each.bib, each.verdict) for each in readings(outcome)] == [("1042", Verdict.REVIEW)]
 
 
 def test_outcomes_come_one_by_one() -> None:
@@ -268,7 +279,7 @@ def test_parts_of_several_photos_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(stage.runtime, "predict_batch", counted)
     outcomes = list(stage.read([photo() for _ in range(6)]))
-    assert [[each.bib for each in outcome.readings] for outcome in outcomes] == [["1042"]] * 6
+    assert [bibs(outcome) for outcome in outcomes] == [["1042"]] * 6
     assert together == [6, 4, 2]
 
 
@@ -284,15 +295,20 @@ def test_a_photo_does_not_wait_for_ever_for_others(monkeypatch: pytest.MonkeyPat
 def test_a_neighbour_seen_in_a_doubtful_part_is_no_second_bib() -> None:
     stage = cascade(lines(UNSURE, SURE), says(SURE.text, "1042"))
     (outcome,) = stage.read([photo()])
-    assert sorted(each.bib for each in outcome.readings) == sorted([SURE.text, "1042"])
+    assert sorted(bibs(outcome)) == sorted([SURE.text, "1042"])
 
 
 def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = scripted(BibNumber, BibLines, lines(UNSURE), lines(), lines(SURE, UNSURE), output_kind=OutputKind.LINES)
     second = scripted(
         BibNumber, BibJson, says("1042"), says("17"), output_kind=OutputKind.TEXT, model={"batch_size": 4}
     )
-    first.substages = {"second_model": second}
+    first = scripted(
+        BibNumber,
+        BibLines,
+        *(lines(UNSURE), lines(), lines(SURE, UNSURE)),
+        output_kind=OutputKind.LINES,
+        substages={"second_model": second},
+    )
     read, together = second.read, []
 
     def counted(parts: list[Photo]) -> Iterator[Outcome]:
@@ -301,41 +317,73 @@ def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monke
 
     monkeypatch.setattr(second, "read", counted)
     outcomes = list(first.read([photo() for _ in range(3)]))
-    assert [{each.bib for each in outcome.readings} for outcome in outcomes] == [{"1042"}, set(), {"731", "1042", "17"}]
+    assert [set(bibs(outcome)) for outcome in outcomes] == [{"1042"}, set(), {"731", "1042", "17"}]
     assert together == [2]
 
 
 def test_a_second_look_and_a_second_model_go_together() -> None:
-    stage = vlm(says(), says("1042", sure=0.6), detected=lines(UNSURE))
-    stage.substages["second_model"] = scripted(
-        BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"}
-    )
+    better = scripted(BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    stage = vlm(says(), says("1042", sure=0.6), detected=lines(UNSURE), second=better)
     (outcome,) = stage.read([photo()])
-    assert [(each.bib, each.verdict, each.model) for each in outcome.readings] == [("1042", Verdict.ACCEPTED, "better")]
+    assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [
+        ("1042", Verdict.ACCEPTED, "better")
+    ]
+
+
+def test_every_look_is_evidence() -> None:
+    """Which looks were taken and what each saw, those that saw nothing too, and those that went wrong."""
+    better = scripted(BibNumber, BibJson, says("1047"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    fails = Prediction(error=ModelError("fell over"))
+    stage = vlm(says(), says("1042", sure=0.6), fails, detected=lines(UNSURE, SURE), second=better)
+    with capture_logs():
+        (outcome,) = stage.read([photo()])
+    assert [(each.text, each.look, each.model, each.about) for each in outcome.candidates] == [
+        ("1042", Look.DETECTOR, "scripted", None),
+        ("731", Look.DETECTOR, "scripted", None),
+        ("1042", Look.CROP, None, None),
+        ("1047", Look.SECOND_MODEL, "better", "1042"),
+    ]
+    whole, detector, first, second, again = outcome.glances
+    assert (whole, detector) == (Glance(Look.PHOTO, 0), Glance(Look.DETECTOR, 2, model="scripted"))
+    assert (first.look, first.candidates, first.error) == (Look.CROP, 1, None)
+    assert (second.look, second.candidates, second.error) == (Look.CROP, 0, "fell over")
+    assert (again.look, again.candidates, again.model) == (Look.SECOND_MODEL, 1, "better")
+    assert first.box
+    assert first.box.overlap(UNSURE.box) == pytest.approx(1)
+
+
+def test_a_second_model_that_sees_nothing_has_looked() -> None:
+    (outcome,) = cascade(lines(UNSURE), says()).read([photo()])
+    assert [(each.look, each.candidates, each.model) for each in outcome.glances] == [
+        (Look.PHOTO, 1, None),
+        (Look.SECOND_MODEL, 0, "better"),
+    ]
 
 
 def test_a_small_photo_without_anything_to_see_is_read_once() -> None:
     stage = vlm(says("1042"), detected=lines())
     (outcome,) = stage.read([photo()])
     assert len(stage.runtime.pictures) == 1
-    assert [each.bib for each in outcome.readings] == ["1042"]
+    assert bibs(outcome) == ["1042"]
 
 
 def test_crops_none_looks_once() -> None:
     stage = vlm(says("1042"), says("9999"), crops="none", detected=lines(UNSURE))
     (outcome,) = stage.read([photo()])
-    assert [each.bib for each in outcome.readings] == ["1042"]
+    assert bibs(outcome) == ["1042"]
 
 
 def test_a_model_that_goes_away_in_between_costs_the_photo_no_result() -> None:
     stage = vlm(says("1042"), Prediction(error=ModelUnavailableError("away")), detected=lines(SURE))
     (outcome,) = stage.read([photo()])
     assert isinstance(outcome.error, ModelUnavailableError)
-    assert outcome.readings == ()
+    assert outcome.candidates == ()
 
 
-def test_parts_that_all_fail_are_no_photo_without_bibs() -> None:
-    stage = vlm(says(), Prediction(error=ModelError("fell over")), detected=lines(UNSURE))
+@pytest.mark.parametrize("whole", [says(), says("7"), says("finish", "14:32")])
+def test_parts_that_all_fail_are_no_photo_without_bibs(whole: Prediction) -> None:
+    """Nor where the whole photo shows numbers that are no bibs."""
+    stage = vlm(whole, Prediction(error=ModelError("fell over")), detected=lines(UNSURE))
     (outcome,) = stage.read([photo()])
     assert str(outcome.error) == "fell over"
 
@@ -350,7 +398,7 @@ def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
     stage = vlm(own, says("1042"), says("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), SURE))
     (outcome,) = stage.read([photo()])
     assert len(stage.runtime.pictures) == 3, "the whole, its own box, and the other of the detector's two"
-    assert {each.bib for each in outcome.readings} == {"1042", "731"}
+    assert set(bibs(outcome)) == {"1042", "731"}
 
 
 def test_one_bad_part_costs_nothing_else() -> None:
@@ -358,4 +406,4 @@ def test_one_bad_part_costs_nothing_else() -> None:
     with capture_logs() as logs:
         (outcome,) = stage.read([photo()])
     assert [(entry["event"], entry["parts"], entry["of"]) for entry in logs] == [("crops.failed", 1, 2)]
-    assert {each.bib for each in outcome.readings} == {"88", "731"}
+    assert set(bibs(outcome)) == {"88", "731"}

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.errors import ConfigurationError, PhotoGoneError
-from bibwatch.interpreters.bib_json import BibJsonOptions
-from bibwatch.stages.base import Reading, Stage, Verdict
+from bibwatch.judging.race import DEFAULT_FORM
+from bibwatch.stages.base import Stage
 from image_rec_mod import main
 from image_rec_mod.backends.scaling import copies_removed
 from image_rec_mod.backends.vlm import (
@@ -113,7 +114,7 @@ class TestResults:
             "bibs": [{"number": number, "confidence": 0.97, "box": [1.0, 2, 3, 4], "verdict": "accepted"}],
         }
 
-    @given(st.from_regex(BibJsonOptions().pattern, fullmatch=True))
+    @given(st.from_regex(DEFAULT_FORM, fullmatch=True))
     def test_no_bib_is_lost_in_a_result(self, number: str) -> None:
         number = number.upper()
         result = json.loads(json.dumps(result_of([Reading(number, 0.5, Verdict.REVIEW, None)])))
@@ -273,6 +274,11 @@ class TestByTheOcr:
         assert bib["verdict"] in {"accepted", "review"}
 
     @pytest.mark.heavy
+    def test_the_race_of_the_configuration_says_what_a_bib_is(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
+        Path("config.toml").write_text("[race]\nbibs = '2\\d{3}'\naccept_at = 1.0\n")
+        (bib,) = StageExtractor(ocr_stage).extract(photos[3])["bibs"]
+        assert (bib["number"], bib["verdict"]) == ("2205", "review")
+
     def test_many_are_read_in_order_whatever_is_wrong_with_one(self, ocr: StageExtractor, photos: list[str]) -> None:
         paths = [*photos, "a\0.jpg", ".", photos[0]]
         items = ocr.extract_multiple_bib_numbers(paths)

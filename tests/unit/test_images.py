@@ -8,7 +8,8 @@ import math
 import random
 import zlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -498,6 +499,52 @@ def test_capture_time(fields: dict[str, str], expected: datetime | None) -> None
     photo = decode(save(quadrants(), "JPEG", exif=exif(**fields)), limits=LIMITS)
     assert photo.captured_at == expected
     assert photo.captured_at is None or photo.captured_at.tzinfo is UTC
+
+
+def captured(zone: tzinfo | None, stamp: str, **fields: str) -> datetime | None:
+    """Return when a photo was taken by a camera in this time zone, which wrote this into it."""
+    written = save(quadrants(), "JPEG", exif=exif(DateTimeOriginal=stamp, **fields))
+    return decode(written, limits=LIMITS, zone=zone).captured_at
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("zone", "stamp", "expected"),
+    [
+        (BERLIN, "2026:11:21 10:00:05", datetime(2026, 11, 21, 9, 0, 5, tzinfo=UTC)),
+        (BERLIN, "2026:07:05 10:00:05", datetime(2026, 7, 5, 8, 0, 5, tzinfo=UTC)),  # summer time
+        (BERLIN, "2026:10:25 01:59:59", datetime(2026, 10, 24, 23, 59, 59, tzinfo=UTC)),  # the last hour of it,
+        (BERLIN, "2026:10:25 02:30:00", datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),  # an hour there twice: the first,
+        (BERLIN, "2026:10:25 03:00:00", datetime(2026, 10, 25, 2, 0, tzinfo=UTC)),  # and the one after
+        (BERLIN, "2026:03:29 01:59:59", datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC)),
+        (BERLIN, "2026:03:29 03:00:00", datetime(2026, 3, 29, 1, 0, tzinfo=UTC)),
+        (ZoneInfo("Asia/Kolkata"), "2026:11:21 10:00:05", datetime(2026, 11, 21, 4, 30, 5, tzinfo=UTC)),
+        (ZoneInfo("America/New_York"), "2026:11:21 22:00:05", datetime(2026, 11, 22, 3, 0, 5, tzinfo=UTC)),
+        (UTC, "2026:11:21 10:00:05", datetime(2026, 11, 21, 10, 0, 5, tzinfo=UTC)),
+        (BERLIN, "0001:01:01 00:00:00", None),  # before year 1 in UTC
+        (BERLIN, "0000:00:00 00:00:00", None),
+        (BERLIN, "yesterday", None),
+    ],
+)
+def test_a_camera_without_an_offset_has_the_time_zone_of_the_race(
+    zone: tzinfo, stamp: str, expected: datetime | None
+) -> None:
+    assert captured(zone, stamp) == expected
+
+
+def test_an_offset_of_the_camera_comes_before_the_time_zone() -> None:
+    stamp = "2026:11:21 10:00:05"
+    for offset in ({"OffsetTimeOriginal": "-05:30"}, {"OffsetTime": "-05:30"}):
+        assert captured(BERLIN, stamp, **offset) == captured(None, stamp, **offset)
+        assert captured(BERLIN, stamp, **offset) == datetime(2026, 11, 21, 15, 30, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("offset", ["   :  ", "summer", "+99:99"])
+def test_an_offset_that_is_none_leaves_it_to_the_time_zone(offset: str) -> None:
+    taken = captured(BERLIN, "2026:11:21 10:00:05", OffsetTimeOriginal=offset, SubsecTimeOriginal="042")
+    assert taken == datetime(2026, 11, 21, 9, 0, 5, 42_000, tzinfo=UTC)
 
 
 def test_a_burst_keeps_its_order() -> None:

@@ -272,7 +272,7 @@ def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
     error.retry_after = 3600.0
     model = bench.failover.preferred
     model.fail(error)
-    assert 100 < model._next - time.monotonic() <= model_health._LONGEST_PATIENCE
+    assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_PATIENCE
 
 
 def one_of_four_fails(bench: Bench) -> list[tuple[object, ...]]:
@@ -324,8 +324,8 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
 
     def noted(self: ModelHealth, error: BaseException) -> None:
         fail(self, error)
-        pauses.append(self._next - time.monotonic())
-        self._next = 0.0
+        pauses.append(self._breaker.retry_at - time.monotonic())
+        self._breaker.retry_at = 0.0
 
     monkeypatch.setattr(ModelHealth, "fail", noted)
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
@@ -345,7 +345,7 @@ def test_a_server_with_no_time_is_not_bothered_with_a_canary(bench: Bench) -> No
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.failover.preferred.error is not None)
     assert bench.runtime.batches == [1]
-    assert bench.failover.preferred._next - time.monotonic() > 100
+    assert bench.failover.preferred._breaker.retry_at - time.monotonic() > 100
 
 
 def test_a_fallback_is_not_loaded_where_nothing_waits(bench: Bench) -> None:

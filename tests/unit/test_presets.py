@@ -222,20 +222,20 @@ def test_a_stages_own_model_may_inherit() -> None:
 
 
 def test_interpreter_options_without_a_kind_are_for_the_one_that_fits() -> None:
-    registry = Registry(stages={"bib_number": {"model_interpreter_options": {"pattern": "9.."}}})
-    for preset, kind in (("rapidocr", "bib_lines"), ("qwen-vllm", "bib_json")):
-        chosen = registry.stage_options("bib_number", preset).model_interpreter_options
-        assert (chosen.kind, chosen.model_dump(mode="json")["pattern"]) == (kind, "9..")
+    registry = Registry(stages={"table": {"model_interpreter_options": {"header": False}}})
+    for preset, kind in (("rapidocr", "table_lines"), ("qwen-vllm", "table_text")):
+        chosen = registry.stage_options("table", preset).model_interpreter_options
+        assert (chosen.kind, chosen.model_dump(mode="json")["header"]) == (kind, False)
 
 
 @pytest.mark.parametrize(
     ("stage", "interpreter", "message"),
     [
-        ("bib_number", "table_lines", "interpreter table_lines makes no bibs of an answer"),
+        ("bib_number", "table_lines", "interpreter table_lines makes no candidates of an answer"),
         ("table", {"kind": "bib_lines"}, "interpreter bib_lines makes no table of an answer"),
         ("bib_number", 5, "stages.bib_number.model_interpreter_options: neither a kind nor a table of options: 5"),
         ("bib_number", {"kind": 5}, "stages.bib_number.model_interpreter_options.kind: not a name: 5"),
-        ("bib_number", {"patern": "x"}, "did you mean 'pattern'?"),
+        ("table", {"heder": True}, "did you mean 'header'?"),
     ],
 )
 def test_an_interpreter_that_does_not_fit_is_refused(stage: str, interpreter: object, message: str) -> None:

@@ -1,22 +1,23 @@
-"""The registry: built-ins and plugins by the same plugin, names in words, and what makes one reader another."""
+"""The registry: built-ins and plugins by the same plugin, names in words, and what makes one recogniser another."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from bibwatch.errors import ConfigurationError
-from bibwatch.interpreters.bib_lines import BibLines
+from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.messages import unknown
 from bibwatch.registry import Registry
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
-from bibwatch.stages.bib_number import BibNumber
+from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
 
 
 def fingerprint(
@@ -210,11 +211,8 @@ def test_a_default_that_is_written_out_does_not_change_the_hash() -> None:
         ({"longest_side": 1024}, {}),
         ({"enlarge": 1.0}, {}),
         ({"min_score": 0.1}, {}),
-        ({}, {"accept_confidence": 0.5}),
-        ({}, {"doubtful": "x"}),
-        ({}, {"edge": 0.1}),
-        ({}, {"model_interpreter_options": {"kind": "bib_lines", "pattern": "x"}}),
-        ({}, {"model_interpreter_options": {"kind": "bib_lines", "min_confidence": 0.1}}),
+        ({"boxes": "rel1000"}, {}),
+        ({}, {"second_model_options": "rapidocr"}),
     ],
 )
 def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stage: dict[str, Any]) -> None:
@@ -222,8 +220,66 @@ def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stag
 
 
 def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> None:
-    """An option that is added has to be decided on."""
-    assert set(VisionOcrOptions().identity()) == {"kind", "boxes", "markup", "longest_side", "enlarge", "min_score"}
+    """An option that is added has to be decided on. Those at their default are left out: a new one re-reads nothing."""
+    assert set(VisionOcrOptions().identity()) == {"kind", "code_revision"}
+    seen = {"boxes": "rel1", "markup": "doctags", "longest_side": 640, "enlarge": 1.5, "min_score": 0.1}
+    hardware = {"name": "mine", "batch_size": 3, "threads": 1}
+    about = {"licence": "MIT", "download_gb": 1, "memory_gb": 1, "refused": "no", "note": "slow"}
+    elsewhere = {"stages": ("table",), "prompts": {"table": "What?"}}
+    changed: dict[str, Any] = {**seen, **hardware, **about, **elsewhere}
+    assert changed.keys() | {"kind"} == VisionOcrOptions.model_fields.keys()
+    identity = VisionOcrOptions(**changed).identity()
+    assert set(identity) == {"kind", "code_revision", *seen}
+
+
+def test_a_new_option_at_its_default_changes_no_hash() -> None:
+    """An upgrade reads no archive again; where the option is used, photos are read again."""
+
+    class WithNewOption(BibNumberOptions):
+        sharpen: float = 0.0
+
+    old, new = BibNumberOptions(model_options=VisionOcrOptions()), WithNewOption(model_options=VisionOcrOptions())
+    assert new.fingerprint() == old.fingerprint()
+    assert WithNewOption(model_options=VisionOcrOptions(), sharpen=0.5).fingerprint() != old.fingerprint()
+
+
+def test_a_revision_of_the_code_changes_the_hash() -> None:
+    """Of the stage, of the runtime, and of the interpreter."""
+
+    class Stage(BibNumberOptions):
+        code_revision: ClassVar[int] = 2
+
+    class Model(VisionOcrOptions):
+        code_revision: ClassVar[int] = 2
+
+    class Interpreter(BibLinesOptions):
+        code_revision: ClassVar[int] = 2
+
+    model = VisionOcrOptions()
+    found = [
+        BibNumberOptions(model_options=model),
+        Stage(model_options=model),
+        BibNumberOptions(model_options=Model()),
+        BibNumberOptions(model_options=model, model_interpreter_options=Interpreter()),
+    ]
+    assert len({options.fingerprint() for options in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"accept_confidence": 0.5}, "stages.bib_number.accept_confidence is set as race.accept_at now"),
+        ({"edge": 0.1}, "stages.bib_number.edge is set as judging.edge now"),
+        (
+            {"model_interpreter_options": {"pattern": "9.."}},
+            "stages.bib_number.model_interpreter_options.pattern is set as race.bibs now",
+        ),
+    ],
+)
+def test_what_is_judged_by_is_no_option_of_reading(stage: dict[str, Any], message: str) -> None:
+    """So it can change no hash: the same photos are judged again, and none is read again."""
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        fingerprint(stage=stage)
 
 
 def test_a_prompt_changes_the_hash_only_of_a_model_that_is_asked() -> None:

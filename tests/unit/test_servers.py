@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tenacity import sleep_using_event
 
+from bibwatch import backoff
 from bibwatch.errors import (
     ModelBusyError,
     ModelError,
@@ -49,7 +50,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let nobody wait for another try, and no server have rested enough."""
     clock = Clock()
-    monkeypatch.setattr(policy, "time", clock)
+    monkeypatch.setattr(backoff, "time", clock)
     monkeypatch.setattr(policy, "_FIRST_PAUSE", 0.0)
     return clock
 

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from bibwatch import settings
+from bibwatch.domain.candidates import Candidate, Source
 from bibwatch.errors import ConfigurationError
 from bibwatch.settings import Settings, check_outside
 from bibwatch.store.database import sqlite_file
@@ -109,11 +111,20 @@ def test_every_setting_works_from_the_environment_alone(env: Callable[..., None]
         LOG_FORMAT="json",
         METRICS_PORT="9100",
         METRICS_HOST="::1",
+        RACE__BIBS=r"\d{3,4}",
+        RACE__ACCEPT_AT="0.9",
+        RACE__TIMEZONE="Europe/Berlin",
+        RACE__START_LIST="entries.csv",
+        JUDGING__MIN_CONFIDENCE="0.7",
+        JUDGING__DOUBTFUL="13",
+        JUDGING__EDGE="0.1",
     )
     for section in ("ingest", "images", "pipeline"):
         env(**{f"{section}__{name}".upper(): str(value + 1) for name, value in default[section].items()})
     found = settings.load().model_dump()
     assert [name for name in default if found[name] == default[name]] == []
+    for section in ("race", "judging"):
+        assert [name for name in default[section] if found[section][name] == default[section][name]] == []
     for section in ("ingest", "images", "pipeline"):
         assert found[section] == {name: value + 1 for name, value in default[section].items()}
 
@@ -457,39 +468,35 @@ def test_a_preset_that_cannot_be(toml: Callable[[str], None], content: str, pres
 def test_options_of_a_stage(toml: Callable[[str], None]) -> None:
     """By the kind's own name, or under another name."""
     toml(
-        "[stages.bib_number]\naccept_confidence = 0.5\n"
-        '[stages.strict]\nkind = "bib_number"\naccept_confidence = 0.99\n'
-        '[stages.strict.model_interpreter_options]\nkind = "bib_lines"\npattern = "M\\\\d+"\n'
+        "[stages.bib_number]\nask_below = 0.5\n"
+        '[stages.strict]\nkind = "bib_number"\nask_below = 0.99\n'
+        '[stages.strict.model_interpreter_options]\nkind = "bib_json"\nunknown_confidence = 0.1\n'
     )
     registry = settings.load().registry()
     assert {"bib_number", "strict"} <= set(registry.stages)
-    assert registry.stage("bib_number", "rapidocr").options.accept_confidence == 0.5
-    strict = registry.stage("strict", "rapidocr").options
-    assert (strict.kind, strict.accept_confidence) == ("bib_number", 0.99)
-    assert strict.model_interpreter_options.model_dump(mode="json")["pattern"] == r"M\d+"
+    assert registry.stage("bib_number", "qwen-vllm").options.ask_below == 0.5
+    strict = registry.stage("strict", "qwen-vllm").options
+    assert (strict.kind, strict.ask_below) == ("bib_number", 0.99)
+    assert strict.model_interpreter_options.model_dump(mode="json")["unknown_confidence"] == 0.1
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[stages.bib_number]\nedg = 1", "unknown key 'stages.bib_number.edg'; did you mean 'edge'?"),
-        ("[stages.bib_number]\nedge = 2", "stages.bib_number.edge: "),
+        ("[stages.bib_number]\nask_belo = 1", "unknown key 'stages.bib_number.ask_belo'; did you mean 'ask_below'?"),
+        ("[stages.bib_number]\nask_below = 2", "stages.bib_number.ask_below: "),
         ('[stages.bib_number]\nkind = "bib_numbers"', "'bib_numbers'; did you mean 'bib_number'?"),
         (
             '[stages.bib_number.model_interpreter_options]\nkind = "bib_line"',
             "unknown kind of interpreter 'bib_line'; did you mean 'bib_lines'?",
         ),
         (
-            '[stages.bib_number.model_interpreter_options]\nkind = "bib_lines"\npatern = "x"',
-            "unknown key 'stages.bib_number.model_interpreter_options.patern'; did you mean 'pattern'?",
+            '[stages.bib_number.model_interpreter_options]\nkind = "bib_json"\nunknown_confidense = 0.1',
+            "model_interpreter_options.unknown_confidense'; did you mean 'unknown_confidence'?",
         ),
         (
-            '[stages.bib_number.model_interpreter_options]\nkind = "bib_lines"\npattern = "("',
-            "stages.bib_number.model_interpreter_options.pattern: Input should be a valid regular expression",
-        ),
-        pytest.param(
-            '[stages.bib_number]\ndoubtful = "("',
-            "stages.bib_number.doubtful: ",
+            '[stages.bib_number.model_interpreter_options]\nkind = "bib_json"\nunknown_confidence = 2',
+            "stages.bib_number.model_interpreter_options.unknown_confidence: Input should be less than or equal to 1",
         ),
         pytest.param(
             '[stages.bib_number]\nmodel_options = "nosuch"',
@@ -503,6 +510,117 @@ def test_a_stage_that_cannot_be(toml: Callable[[str], None], content: str, messa
     with pytest.raises(ConfigurationError) as caught:
         registry.stage("bib_number", "rapidocr")
     assert message in str(caught.value)
+
+
+# The race
+
+
+def test_a_race_is_what_the_judge_goes_by(toml: Callable[[str], None]) -> None:
+    toml(
+        "[race]\nbibs = '[1-9]\\d\\d'\naccept_at = 0.8\n[judging]\nmin_confidence = 0.5\ndoubtful = '13.'\nedge = 0.1\n"
+    )
+    judge = settings.load().judge()
+    lines = [Candidate(text, score, source=Source.LINE) for text, score in (("101", 0.8), ("1000", 0.9), ("133", 0.9))]
+    edge = Candidate("200", 0.9, edge_distance=0.1)
+    found = {reading.bib: reading.verdict.value for reading in judge.judge([*lines, edge]).readings}
+    assert found == {"101": "accepted", "133": "review", "200": "review"}
+
+
+def test_a_race_may_have_bibs_of_several_forms(toml: Callable[[str], None], env: Callable[..., None]) -> None:
+    toml("[race]\nbibs = ['\\d{3}', 'T-\\d']\n")
+    assert [form.pattern for form in settings.load().race.context.forms] == [r"\d{3}", r"T-\d"]
+    env(RACE__BIBS=r"\d{3,4}")
+    assert [form.pattern for form in settings.load().race.context.forms] == [r"\d{3,4}"]
+    env(RACE__BIBS=json.dumps([r"\d{3}", "[AB]1"]))
+    assert [form.pattern for form in settings.load().race.context.forms] == [r"\d{3}", "[AB]1"]
+
+
+def test_a_race_of_which_nothing_is_known() -> None:
+    """Two to five digits, or a letter and three to five; cameras without an offset have no time in UTC."""
+    race = settings.load().race
+    assert (race.bibs, race.zone, race.start_list) == (None, None, None)
+    assert [race.context.bib(text) for text in ("42", "m101", "7", "123456")] == ["42", "M101", None, None]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(r"\d{3,4}", r"[A-Z]\d+", r"\w{3}", r"(19|20)\d\d", "[0-9]{3}", "7", ".*", r"[^A-Z]+", "[1-5]00", r"\S+"),
+        *(r"(?:M|F)-?\d{1,4}", r"(?P<wave>[A-D])\d\d", r"(?i)a\d", r"[\]\d]", r"\D\d", "[A-F0-9]{4}"),
+        *(r"\x31", r"\u0031", r"([A-Z])\d\1", r"(?P<a>[A-Z])\d(?P=a)"),
+    ],
+)
+def test_a_form_that_bibs_can_have(pattern: str) -> None:
+    assert settings.load(race={"bibs": pattern}).race.bibs == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern", ["d{3,4}", "[A-Z]+", r"\D+", "[^0-9]+", "", "FINISH", r"[A-Z]{1,3}", "(d{3}|Md{2})", r"\s*", r"[^\d]"]
+)
+def test_a_form_that_no_digit_fits_is_refused(env: Callable[..., None], pattern: str) -> None:
+    """Such as what systemd makes of `\\d{3,4}` in an EnvironmentFile, without quotes: no bib would ever be read."""
+    (line,) = complaint(race={"bibs": pattern})
+    assert line.startswith(f"configuration: race.bibs: {pattern!r} matches no digit; write \\d for one")
+    assert "in single quotes" in line
+    (line,) = complaint(race={"bibs": [r"\d{3}", pattern]})
+    assert f"{pattern!r} matches no digit" in line
+    if pattern:  # an empty variable is none
+        env(RACE__BIBS=pattern)
+        (line,) = complaint()
+        assert f"race.bibs: {pattern!r} matches no digit" in line
+
+
+@pytest.mark.parametrize("pattern", ["(", "*", r"[\d", r"\d{3})"])
+def test_a_form_that_is_no_regular_expression_is_refused(pattern: str) -> None:
+    (line,) = complaint(race={"bibs": pattern})
+    assert line.startswith(f"configuration: race.bibs: {pattern!r} is not a regular expression: ")
+
+
+def test_a_list_of_no_forms_is_refused() -> None:
+    assert complaint(race={"bibs": []}) == [
+        "configuration: race.bibs: the list names no pattern; leave it out for the default"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("Europe/Berlim", "Europe/Berlin"), ("America/New York", "America/New_York")]
+)
+def test_a_time_zone_that_is_none_names_the_nearest(env: Callable[..., None], name: str, near: str) -> None:
+    env(RACE__TIMEZONE=name)
+    assert complaint() == [f"configuration: race.timezone: unknown time zone {name!r}; did you mean {near!r}?"]
+
+
+def test_a_time_zone() -> None:
+    assert settings.load(race={"timezone": "Europe/Berlin"}).race.zone == ZoneInfo("Europe/Berlin")
+
+
+_MOVED = {
+    "stages.bib_number.model_interpreter_options.pattern": (r"\d{3}", "race.bibs", "BIBWATCH_RACE__BIBS"),
+    "stages.bib_number.model_interpreter_options.min_confidence": (
+        "0.5",
+        "judging.min_confidence",
+        "BIBWATCH_JUDGING__MIN_CONFIDENCE",
+    ),
+    "stages.bib_number.accept_confidence": ("0.9", "race.accept_at", "BIBWATCH_RACE__ACCEPT_AT"),
+    "stages.bib_number.doubtful": ("13", "judging.doubtful", "BIBWATCH_JUDGING__DOUBTFUL"),
+    "stages.bib_number.edge": ("0.1", "judging.edge", "BIBWATCH_JUDGING__EDGE"),
+}
+
+
+@pytest.mark.parametrize("kind", [None, "bib_lines"])
+@pytest.mark.parametrize("key", _MOVED)
+def test_a_key_of_an_earlier_version_names_the_new_one(env: Callable[..., None], key: str, kind: str | None) -> None:
+    value, new, variable = _MOVED[key]
+    env(**{key.replace(".", "__").upper(): value})
+    if kind and "interpreter" in key:
+        env(STAGES__BIB_NUMBER__MODEL_INTERPRETER_OPTIONS__KIND=kind)
+    found = settings.load()
+    line = f"{key} is set as {new} now (in the environment: {variable})"
+    for ask in (found.registry().check, lambda: found.registry().stage(found.stage, found.preset)):
+        with pytest.raises(ConfigurationError) as caught:
+            ask()
+        assert str(caught.value) == line
+        assert caught.value.exit_code == 78
 
 
 def test_the_configuration_can_be_printed_and_read_again(toml: Callable[[str], None], folder: Path) -> None:

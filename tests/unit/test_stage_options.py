@@ -78,8 +78,8 @@ def test_help_fits_two_screens_and_refers_to_the_rest(invoke: Invoke, name: str)
 
 def test_stages_name_shows_the_options_of_a_stage_with_types_and_defaults(invoke: Invoke) -> None:
     text = " ".join(invoke("stages", "bib_number").output.split())
-    assert "--stage-bib-number-edge NUMBER" in text
-    assert "[default: 0.005]" in text
+    assert "--stage-bib-number-ask-below NUMBER" in text
+    assert "[default: 0.95]" in text
     assert "--stage-table" not in text
     assert "--stage-table-labels JSON" in invoke("stages", "table").output
     (row,) = map(json.loads, invoke("stages", "table", "--json").stdout.splitlines())
@@ -103,14 +103,14 @@ def test_presets_lists_the_default_then_those_that_run_here_then_the_rest(invoke
 
 
 def test_a_value_goes_into_the_configuration(invoke: Invoke) -> None:
-    result = invoke("config", "--stage-bib-number-accept-confidence", "0.5", "--stage-bib-number-doubtful", "13")
-    assert stages(result)["bib_number"] == {"accept_confidence": "0.5", "doubtful": "13"}
+    result = invoke("config", "--stage-bib-number-ask-below", "0.5", "--stage-bib-number-crops", "tiles")
+    assert stages(result)["bib_number"] == {"ask_below": "0.5", "crops": "tiles"}
 
 
 def test_it_comes_before_config_toml_and_leaves_the_rest(invoke: Invoke) -> None:
-    Path("config.toml").write_text("[stages.bib_number]\nedge = 0.1\naccept_confidence = 0.9\n")
-    result = invoke("config", "--stage-bib-number-edge=0.2")
-    assert stages(result)["bib_number"] == {"edge": "0.2", "accept_confidence": 0.9}
+    Path("config.toml").write_text("[stages.bib_number]\nask_below = 0.1\ncrops = 'none'\n")
+    result = invoke("config", "--stage-bib-number-ask-below=0.2")
+    assert stages(result)["bib_number"] == {"ask_below": "0.2", "crops": "none"}
 
 
 def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
@@ -123,10 +123,13 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--stage-bib-number-edge", "wide"), "'--stage-bib-number-edge': 'wide': Input should be a valid number"),
-        (("--stage-bib-number-edge", "0.7"), "less than or equal to 0.5"),
-        (("--stage-bib-number-doubtful", "("), "valid regular expression"),
-        (("--stage-bib-nummer-edge", "0.1"), "No such option '--stage-bib-nummer-edge'"),
+        (
+            ("--stage-bib-number-ask-below", "all"),
+            "number-ask-below': 'all': Input should be a valid number",
+        ),
+        (("--stage-bib-number-ask-below", "1.7"), "less than or equal to 1"),
+        (("--stage-bib-number-crops", "near"), "Input should be 'auto', 'none', 'boxes', 'detector' or 'tiles'"),
+        (("--stage-bib-nummer-crops", "none"), "No such option '--stage-bib-nummer-crops'"),
         (("--stage", "bibnumber"), "unknown stage 'bibnumber'; did you mean 'bib_number'?"),
         (("--preset", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--stage-bib-number-model", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
@@ -161,12 +164,12 @@ def test_an_interpreter_is_chosen_by_its_kind(invoke: Invoke) -> None:
 
 def test_an_option_of_the_interpreter_is_one_of_the_stage(invoke: Invoke) -> None:
     """And naming the interpreter leaves what config.toml says of it."""
-    Path("config.toml").write_text("[stages.bib_number.model_interpreter_options]\npattern = '9\\d{3}'\n")
-    words = ("--stage-bib-number-interpreter", "bib_lines", "--stage-bib-number-min-confidence", "0.5")
-    found = stages(invoke("config", *words))["bib_number"]["model_interpreter_options"]
-    assert found == {"kind": "bib_lines", "min_confidence": "0.5", "pattern": r"9\d{3}"}
-    text = " ".join(invoke("stages", "bib_number").output.split())
-    assert r"[default: 9\d{3}]" in text
+    Path("config.toml").write_text("[stages.table.model_interpreter_options]\nsure = 0.777\n")
+    words = ("--stage", "table", "--stage-table-interpreter", "table_lines", "--stage-table-min-score", "0.6")
+    found = stages(invoke("config", *words))["table"]["model_interpreter_options"]
+    assert found == {"kind": "table_lines", "min_score": "0.6", "sure": 0.777}
+    text = " ".join(invoke("stages", "table").output.split())
+    assert "[default: 0.777]" in text
 
 
 def test_only_interpreters_that_fit_a_stage_are_choices(invoke: Invoke) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bibwatch.errors import ModelError, ModelUnavailableError
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
+from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Constraint, Prediction, Runtime
 from bibwatch.runtimes.ocr import VisionOcrOptions
 from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
@@ -48,16 +49,12 @@ class Noting(Runtime[VisionOcrOptions]):
 
 def stage(notes: list[str], **errors: ModelError) -> BibNumber:
     """Make a stage with its own model and two further ones: all of them write into `notes`."""
-    own, detector, second = (
-        BibNumber(
-            BibNumberOptions(model_options=VisionOcrOptions(name=name)),
-            Noting(name, notes, errors.get(name)),
-            BibLines(BibLinesOptions()),
-        )
-        for name in ("own", "detector", "second_model")
-    )
-    own.substages = {"detector": detector, "second_model": second}
-    return own
+
+    def make(name: str, **substages: BibNumber) -> BibNumber:
+        options = BibNumberOptions(model_options=VisionOcrOptions(name=name))
+        return BibNumber(options, Noting(name, notes, errors.get(name)), BibLines(BibLinesOptions()), substages)
+
+    return make("own", detector=make("detector"), second_model=make("second_model"))
 
 
 def test_all_of_them_are_warmed_up_once() -> None:
@@ -75,7 +72,7 @@ def test_one_that_cannot_answer_is_told(name: str) -> None:
 
 
 def test_only_the_own_model_is_waited_for() -> None:
-    """While a second one is away, what it would have been asked is for review."""
+    """While a second one is away, what it would have been asked goes to review."""
     away = ModelUnavailableError("down")
     with pytest.raises(ModelUnavailableError):
         stage([], own=away).warm_up()
@@ -89,3 +86,22 @@ def test_with_the_stage_they_come_and_go() -> None:
         made.load()
         notes.clear()
     assert sorted(notes) == ["detector closed", "own closed", "second_model closed"]
+
+
+def test_the_detector_is_the_users_preset() -> None:
+    """Settings of the bundled OCR are for the detector too; another preset may take its place."""
+    smaller = {"rapidocr": {"base": "rapidocr", "longest_side": 640}, "quick": {"base": "rapidocr", "min_score": 0.1}}
+    stage = Registry(presets=smaller).stage("bib_number", "smol-vllm")
+    assert stage.substages["detector"].options.model_options.longest_side == 640
+    chosen = Registry(presets=smaller, stages={"bib_number": {"detector_options": "quick"}})
+    assert chosen.stage("bib_number", "smol-vllm").substages["detector"].options.model_options.name == "quick"
+
+
+def test_what_a_substage_sees_is_in_the_fingerprint() -> None:
+    """A finer detector has a model look elsewhere; for an OCR, which has no detector, it changes nothing."""
+    finer = {"bib_number": {"detector_options": {"base": "rapidocr", "longest_side": 4000}}}
+    for preset, changes in (("smol-vllm", True), ("rapidocr", False)):
+        fingerprints = {
+            Registry(stages=stages).stage_options("bib_number", preset).fingerprint() for stages in ({}, finer)
+        }
+        assert (len(fingerprints) == 2) is changes

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from bibwatch.drawing import bib_closeup
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import open_photo
+from bibwatch.judging import judge
 from image_rec_mod import main
 from image_rec_mod.backends.vlm import (
     ImageScaler,
@@ -113,7 +114,7 @@ class TestTrainedModels:
         together = [item["result"].get("bib") for item in items]
         assert [extractor.extract(path).get("bib") for path in photos] == together
         outcomes = stage_of(extractor).read(map(open_photo, photos))
-        assert [result_of(outcome.readings)["bib"] for outcome in outcomes] == together
+        assert [result_of(judge(outcome.candidates))["bib"] for outcome in outcomes] == together
 
     def test_cuda_that_is_not_there_gives_way_to_the_cpu(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-gpu")

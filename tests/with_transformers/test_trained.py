@@ -17,7 +17,7 @@ from bibwatch.images import Photo
 from bibwatch.registry import Registry
 from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
-from trained import BOTH, QWEN2VL, SMOLVLM, UNTAUGHT, bibs, pictures, reply
+from trained import BOTH, FORM, QWEN2VL, SMOLVLM, UNTAUGHT, bibs, pictures, readings, reply
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -33,7 +33,7 @@ PRESET = {
     "batch_size": 16,
     "max_new_tokens": 32,
 }
-STAGE = {"model_interpreter_options": {"pattern": r"\d{1,3}"}, "crops": "none"}
+STAGE = {"crops": "none"}
 
 
 def predict(checkpoint: Path, numbers: list[str], **changes: Any) -> list[Prediction]:
@@ -71,9 +71,9 @@ def test_it_is_surer_of_what_it_reads_right() -> None:
         photos = [Photo(image, *image.size, "0" * 64, None) for image in pictures(NUMBERS)]
         outcomes = list(stage.read(photos))
     read = [
-        (reading.bib == bib, reading.confidence)
+        (reading.bib == bib, reading.probability)
         for bib, each in zip(NUMBERS, outcomes, strict=True)
-        for reading in each.readings
+        for reading in readings(each)
     ]
     assert len(read) >= 44
     accepted = [right for right, confidence in read if confidence >= 0.95]
@@ -91,6 +91,7 @@ def test_the_daemon_records_what_read_says(tmp_path: Path) -> None:
         "BIBWATCH_PRESETS": json.dumps({"tiny": PRESET}),
         "BIBWATCH_STAGES": json.dumps({"bib_number": STAGE}),
         "BIBWATCH_PRESET": "tiny",
+        "BIBWATCH_RACE__BIBS": FORM,
         "BIBWATCH_INGEST__SETTLE_SECONDS": "0.1",
     }
 
@@ -106,7 +107,7 @@ def test_the_daemon_records_what_read_says(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    bibwatch("run", "--once", "--camera", f"finish_reason={folder}")
+    bibwatch("run", "--once", "--camera", f"finish={folder}")
     rows = [json.loads(line) for line in bibwatch("read", "--json", *map(str, sorted(folder.iterdir()))).splitlines()]
     said = {(row["path"], each["bib"], each["verdict"]) for row in rows for each in row["bibs"]}
     connection = sqlite3.connect(tmp_path / "bibwatch.db")
@@ -130,7 +131,7 @@ def test_several_bibs_in_one_photo_are_read_from_near(checkpoint: Path) -> None:
     shown = [("731",), ("204", "918"), ("117", "305", "660"), ("042",), ("529", "486"), ("873", "190", "254")]
     with registry.stage("bib_number", "tiny") as stage:
         outcomes = list(stage.read(whole(some, seed) for seed, some in enumerate(shown)))
-    read = [{reading.bib: reading for reading in outcome.readings} for outcome in outcomes]
+    read = [{reading.bib: reading for reading in readings(outcome)} for outcome in outcomes]
     right = sum(bib in found for some, found in zip(shown, read, strict=True) for bib in some)
     assert right >= 9  # of 12
     for found in read:
@@ -147,7 +148,7 @@ def test_a_doubtful_bib_is_decided_by_the_second_model() -> None:
     with registry.stage("bib_number", SMOLVLM.name) as stage:
         outcomes = list(stage.read(whole(some, seed) for seed, some in shown.items()))
     assert [outcome.error for outcome in outcomes] == [None] * 4
-    readings = [reading for outcome in outcomes for reading in outcome.readings]
-    decided = {reading.bib for reading in readings if reading.model == str(QWEN2VL) and reading.verdict == "accepted"}
+    read = [reading for outcome in outcomes for reading in readings(outcome)]
+    decided = {reading.bib for reading in read if reading.model == str(QWEN2VL) and reading.verdict == "accepted"}
     assert len(decided & {"160", "587", "339", "346"}) >= 2, "where they agree, and it is surer"
-    assert any(reading.model is None and reading.verdict == "accepted" for reading in readings), "the first was sure"
+    assert any(reading.model is None and reading.verdict == "accepted" for reading in read), "the first was sure"

@@ -70,7 +70,7 @@ def _row(registry: Registry, name: str) -> dict[str, Any]:
     except Exception as exc:  # noqa: BLE001  # a plugin's
         why_not = f"cannot tell: {type(exc).__name__}: {one_line(exc)}"
     facts = {"model": options.model, "device": options.place, "output_kind": options.output_kind}
-    runs_here = None if options.is_elsewhere and not why_not else why_not is None
+    runs_here = None if options.is_on_another_machine and not why_not else why_not is None
     return options.model_dump(mode="json") | facts | {"runs_here": runs_here, "why_not": why_not}
 
 

@@ -106,7 +106,7 @@ class _Bench:
 
     def _reject_fragments(self) -> None:
         """Reject numbers that are part of a longer one in the same place."""
-        for index, longer in self._pairs():
+        for index, longer in sorted(self._pairs(), key=lambda pair: len(self._bibs[pair[1]] or "")):  # longest last
             one, other = self._candidates[index].box, self._candidates[longer].box
             if one and other and one.overlap(other) >= SAME_PLACE:
                 self.rejections[index] = f"fragment of {self._bibs[longer]} seen in the same place"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bibwatch.domain.candidates import normalized
@@ -12,7 +13,7 @@ DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
 
 # The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
 _PIECE = re.compile(
-    r"(?P<atom>\[\^?\]?(?:\\.|[^\]\\])*\]|\\.)"
+    r"(?P<atom>\[\^?\]?(?:\\.|[^\]\\])*\]|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.)"
     r"|\(\?#[^)]*\)|\(\?(?:P?<\w+>|[a-zA-Z-]*:|[a-zA-Z]+\)|<?[=!])|\{\d*,?\d*\}|[()|*+?^$]"
     r"|(?P<literal>.)",
     re.DOTALL,
@@ -55,4 +56,6 @@ def form(pattern: str) -> re.Pattern[str]:
 
 
 def _matches_a_digit(atom: str) -> bool:
-    return any(re.fullmatch(atom, digit) for digit in "0123456789")
+    with suppress(re.error):  # a reference to a group, which is judged by itself
+        return any(re.fullmatch(atom, digit) for digit in "0123456789")
+    return False

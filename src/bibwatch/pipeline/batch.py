@@ -1,6 +1,6 @@
-"""One batch on its way, and what its answers mean for the photos in it: read, tried again, or failed.
+"""One batch, and what its outcomes mean for its photos: read, tried again, or failed.
 
-Knows whose fault an error is. Does not know threads, the ledger, or how a model is asked.
+Does not know threads, the ledger, or how a model is called.
 """
 
 from __future__ import annotations
@@ -10,13 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from bibwatch.domain.states import State
-from bibwatch.errors import (
-    ModelDisconnectedError,
-    ModelError,
-    ModelFaultError,
-    ModelRejectedError,
-    ModelUnavailableError,
-)
+from bibwatch.errors import Blame, ModelError, Proof
 from bibwatch.images import Photo
 from bibwatch.judging import Judge
 from bibwatch.pipeline.model_health import ModelHealth
@@ -26,14 +20,14 @@ from bibwatch.store.records import Claim, Finished, Priority, Result
 
 @dataclass(eq=False)
 class Batch:
-    """Claimed files, their photos as they get decoded, the model that reads them, and its answers to come."""
+    """Claimed files, their photos as they are decoded, the model that reads them, and the result to come."""
 
     claims: list[Claim]
     photos: list[Future[Photo | Finished]]
     model: ModelHealth
     judge: Judge
     since: float = field(default_factory=time.monotonic)
-    answers: Future[BatchResult] = field(init=False)
+    result: Future[BatchResult] = field(init=False)
 
     @property
     def is_quarantined(self) -> bool:
@@ -47,37 +41,29 @@ class BatchResult:
 
     finished: list[Finished] = field(default_factory=list)
     quarantined: list[Claim] = field(default_factory=list)  # to be read again, each alone
-    unavailable: ModelError | None = None  # why the model cannot be asked now
+    unavailable: ModelError | None = None  # why the model is unavailable
 
     def add(self, batch: Batch, claim: Claim, photo: Photo, outcome: Outcome | None, max_attempts: int) -> None:
         """Add what came of one photo (None: there is a result already)."""
         error = outcome.error if outcome else None
         if outcome is None or error is None:
             self.finished.append(Finished(claim, photo, _result(outcome, batch) if outcome else None))
-        elif self._is_about(batch, error):
+        elif self._is_the_photos_fault(batch, error):
             state = State.FAILED if claim.attempts >= max_attempts else State.READY
             self.finished.append(Finished(claim, photo, state=state, error=str(error)))
-        elif isinstance(error, (ModelFaultError, ModelDisconnectedError)):
+        elif Proof.ALONE in error.proof:
             self.quarantined.append(claim)
 
-    def _is_about(self, batch: Batch, error: ModelError) -> bool:
-        """Tell whether an error costs the photo an attempt.
+    def _is_the_photos_fault(self, batch: Batch, error: ModelError) -> bool:
+        """Return whether an error costs the photo an attempt.
 
-        What a server fails at may be this photo's doing, or that of another one in the batch, or nobody's: it is
-        asked about each alone. A connection that breaks, or a request that is refused, is the photo's doing only if
-        the probe fares better.
+        Where blame is unclear, the photo is to blame only if it also fails alone, or while a probe is answered, or
+        both: the error's class says which.
         """
-        match error:
-            case ModelFaultError():
-                return batch.is_quarantined
-            case ModelDisconnectedError():
-                return batch.is_quarantined and self.unavailable is None
-            case ModelUnavailableError():
-                return False
-            case ModelRejectedError():
-                return self.unavailable is None
-            case _:
-                return True
+        if error.blame is not Blame.UNCLEAR:
+            return error.blame is Blame.PHOTO
+        alone = Proof.ALONE not in error.proof or batch.is_quarantined
+        return alone and (Proof.PROBE not in error.proof or self.unavailable is None)
 
 
 def _result(outcome: Outcome, batch: Batch) -> Result:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from bibwatch.domain.recogniser import Recogniser
-from bibwatch.pipeline.model_health import ALARMING, ModelHealth
+from bibwatch.errors import Blame
+from bibwatch.pipeline.model_health import ModelHealth
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class Failover:
 
     @property
     def has_probe_under_way(self) -> bool:
-        return any(model.is_being_tried for model in self.models)
+        return any(model.is_being_probed for model in self.models)
 
     @property
     def waiting_seconds(self) -> float:
@@ -56,17 +57,17 @@ class Failover:
         """
         start = time.monotonic()
         for model in self.models[1:]:
-            if model.stage.concurrent_calls > 1:
+            if model.stage.options.model_options.is_remote:
                 model.stage.runtime.load()
         self.preferred.stage.load()
-        patience = _START_SECONDS if self.preferred.stage.concurrent_calls > 1 else math.inf
-        while not self.preferred.look(self._probes) and self.preferred.since is None:
+        patience = _START_SECONDS if self.preferred.stage.options.model_options.is_remote else math.inf
+        while not self.preferred.is_available(self._probes) and self.preferred.since is None:
             if stopped() or time.monotonic() - start > patience:
                 return
             time.sleep(_TICK_SECONDS)
         if self.preferred.error is None:
             log.info("model.ready", preset=self.preferred.preset, seconds=round(time.monotonic() - start, 2))
-        elif not isinstance(self.preferred.error, ALARMING):
+        elif getattr(self.preferred.error, "blame", None) not in {Blame.SERVER, Blame.UNCLEAR}:
             raise self.preferred.error
 
     def recognisers(self, model: ModelHealth) -> list[Recogniser]:
@@ -94,9 +95,9 @@ class Failover:
 
     def _choose(self, *, needed: bool) -> ModelHealth | None:
         preferred, *fallbacks = self.models
-        if preferred.look(self._probes):
+        if preferred.is_available(self._probes):
             return preferred
         if not needed or time.monotonic() - (preferred.since or 0.0) < self._after:
             return None
         # The next in line is loaded only now. While it loads, one further back may read already.
-        return next((model for model in fallbacks if model.look(self._probes)), None)
+        return next((model for model in fallbacks if model.is_available(self._probes)), None)

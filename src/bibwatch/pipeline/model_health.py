@@ -1,11 +1,10 @@
-"""Whether one model can be asked: a circuit breaker that is closed again by a probe, never by a photo.
+"""Whether one model is available: a circuit breaker that probes close, never photos.
 
-Does not know photos or the ledger, nor which other models there are.
+Does not know the ledger, nor which other models there are.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,77 +13,66 @@ from typing import Any
 import structlog
 
 from bibwatch import telemetry
-from bibwatch.errors import (
-    BibwatchError,
-    ModelBusyError,
-    ModelDisconnectedError,
-    ModelError,
-    ModelFaultError,
-    ModelRejectedError,
-    ModelUnavailableError,
-    one_line,
-)
+from bibwatch.backoff import CircuitBreaker
+from bibwatch.errors import BibwatchError, Blame, ModelError, ModelUnavailableError, Retry, one_line
 from bibwatch.stages.base import Outcome, Stage
 
 log = structlog.get_logger()
 
-ALARMING = (ModelUnavailableError, ModelRejectedError)  # what may be the model's trouble and not the photo's
 _AVAILABLE = "model.available"
+_FIRST_PAUSE = 1.0  # seconds before the first probe
 _LONGEST_PAUSE = 30.0  # seconds between two probes
 _LONGEST_PATIENCE = 300.0  # seconds, of those that a busy server asks for
 
 
 class ModelHealth:
-    """A stage with one preset, and whether it can be asked: a circuit breaker."""
+    """A stage with one preset, and whether photos may be sent to it."""
 
     def __init__(self, stage_name: str, stage: Stage[Any]) -> None:
         self.stage = stage
         self.preset: str = stage.options.model_options.name
         self.batch_size: int = stage.options.model_options.batch_size
         self.recogniser = stage.options.recogniser(stage_name)
-        # Why it cannot be asked, if it cannot, and when that began on the monotonic clock.
+        # Why the model is unavailable, if it is, and since when on the monotonic clock.
         self.error: BaseException | None = ModelUnavailableError(f"{self.preset} is not loaded yet")
         self.since: float | None = None
-        self._failures = 0
-        self._told: set[str] = set()  # since a photo was last answered
-        self._next = 0.0  # when the next probe is due
+        self._breaker = CircuitBreaker()  # says when the next probe is due
+        self._reported: set[str] = set()  # since a photo was last read
         self._probe: Future[None] | None = None
 
     def fail(self, error: BaseException) -> None:
-        """Take note that it cannot be asked; tell each kind of reason once."""
-        if type(error).__name__ not in self._told:
+        """Record that the model is unavailable; log each kind of reason once."""
+        if type(error).__name__ not in self._reported:
             log.error("model.unavailable", preset=self.preset, error=one_line(error, 500))
-            self._told.add(type(error).__name__)
+            self._reported.add(type(error).__name__)
         self.since = self.since or time.monotonic()
         self.error = error
-        self._failures += 1
-        pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1)  # noqa: S311
-        asked_for = error.retry_after if isinstance(error, ModelBusyError) else None
-        self._next = time.monotonic() + max(pause, min(asked_for or 0.0, _LONGEST_PATIENCE))
+        asked_for = getattr(error, "retry_after", None) or 0.0
+        self._breaker.fail(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, at_least=min(asked_for, _LONGEST_PATIENCE))
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(0)
 
     def recover(self) -> None:
-        """Take note that a probe was answered: photos may be tried again."""
-        if self.since is not None and _AVAILABLE not in self._told:
+        """Record that a probe was answered: photos may be tried again."""
+        if self.since is not None and _AVAILABLE not in self._reported:
             log.info(_AVAILABLE, preset=self.preset, away_seconds=round(time.monotonic() - self.since, 1))
-            self._told.add(_AVAILABLE)
+            self._reported.add(_AVAILABLE)
         self.error = None
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
 
     def succeed(self) -> None:
-        """Take note that a photo was answered: all is well. A server may answer probes and nothing else."""
+        """Record that a photo was read, which shows more than a probe: some servers answer probes and nothing else."""
         self.since = None
-        self._failures = 0
-        self._told.clear()
+        self._breaker.succeed()
+        self._reported.clear()
 
-    def trouble(self, outcomes: Iterable[Outcome | None], *, ask: bool) -> ModelError | None:
-        """Tell from a batch's outcomes why the model cannot be asked, if it cannot; if in doubt `ask` a probe.
+    def diagnose(self, outcomes: Iterable[Outcome | None], *, probe: bool) -> ModelError | None:
+        """Return why the model is unavailable, judging by a batch's outcomes; None if it is not.
 
-        May be called from any thread.
+        With `probe`, a probe is sent where the outcomes alone do not say. Thread-safe.
         """
         errors = [outcome.error for outcome in outcomes if outcome]
-        doubt = next((error for error in errors if isinstance(error, ALARMING)), None)
-        if doubt is None or not ask or self.error or isinstance(doubt, ModelBusyError):
+        doubt = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
+        if doubt is None or not probe or self.error or doubt.retry is Retry.LATER:
             return doubt
         try:
             self.stage.warm_up()
@@ -92,20 +80,19 @@ class ModelHealth:
             return exc
         except BibwatchError as exc:  # an engine that died and does not start again, say
             return ModelUnavailableError(str(exc))
-        # What the photos may be to blame for is settled by reading them alone, or counting attempts; all else waits.
-        settled = isinstance(doubt, (ModelFaultError, ModelDisconnectedError, ModelRejectedError))
-        return None if settled or not all(errors) else doubt
+        # Where a photo may be to blame, reading it alone or counting its attempts settles it; all else waits.
+        return None if doubt.blame is Blame.UNCLEAR or not all(errors) else doubt
 
     @property
-    def is_being_tried(self) -> bool:
+    def is_being_probed(self) -> bool:
         """Whether a probe is under way."""
         return self._probe is not None and not self._probe.done()
 
-    def look(self, probes: ThreadPoolExecutor) -> bool:
-        """Tell whether it can be asked; of one that cannot, send a probe when it is time, without waiting for it."""
+    def is_available(self, probes: ThreadPoolExecutor) -> bool:
+        """Return whether photos may be sent; if not, send a probe when one is due, without waiting for its answer."""
         if self.error is None:
             return True
-        if self._probe is None and time.monotonic() >= self._next:
+        if self._probe is None and self._breaker.is_due:
             self._probe = probes.submit(self.stage.warm_up)
         if self._probe is not None and self._probe.done():
             error = self._probe.exception()

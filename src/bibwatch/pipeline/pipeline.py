@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 _IDLE_SECONDS = 1.0  # between two looks for work that came without news (`bibwatch retry`)
 _DRAIN_SECONDS = 8.0  # after a stop, photos of the batches in flight are still read for so long
-_MOST_TOLD = 10_000  # troubles remembered, so as to tell each once
+_MOST_REPORTED = 10_000  # troubles remembered, so as to tell each once
 _SLICE_SECONDS = 0.5  # between two looks at whether to go on waiting for a photo
 
 
@@ -71,7 +71,7 @@ class Pipeline(Loop):
         self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
         self._flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
-        self._told: set[tuple[str, ...]] = set()
+        self._reported: set[tuple[str, ...]] = set()
         self._ready_since: float | None = None
         self._stopped_at: float | None = None
 
@@ -94,7 +94,7 @@ class Pipeline(Loop):
     @property
     def is_busy(self) -> bool:
         """Whether something is under way still which nothing can interrupt: a decoder, a model, a probe."""
-        reading = any(batch.answers.running() for batch in self._flight)
+        reading = any(batch.result.running() for batch in self._flight)
         decoding = any(future.running() for future in self._decoding)
         return reading or decoding or self._failover.has_probe_under_way
 
@@ -144,35 +144,35 @@ class Pipeline(Loop):
         photos = [self._decoders.submit(prepare, claim, self._limits, side, self._zone) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
         batch = Batch(claims, photos, model, self._judge)
-        batch.answers = self._readers.submit(self._read, batch)
-        batch.answers.add_done_callback(lambda _: self._news.set())
+        batch.result = self._readers.submit(self._read, batch)
+        batch.result.add_done_callback(lambda _: self._news.set())
         self._flight.append(batch)
 
     def _read(self, batch: Batch) -> BatchResult:
         """Have a batch's photos decoded and read, in a thread of its own."""
-        answers = BatchResult()
+        result = BatchResult()
         if self.stop.is_set() or batch.model.error:  # it went away while this batch was waiting
-            return answers
+            return result
         photos: list[tuple[Claim, Photo]] = []
         for claim, future in zip(batch.claims, batch.photos, strict=True):
             if not self._decoded(future):
-                return answers
-            result = future.result()
+                return result
+            decoded = future.result()
             self.heartbeat()
-            if isinstance(result, Finished):
-                answers.finished.append(result)
+            if isinstance(decoded, Finished):
+                result.finished.append(decoded)
             else:
-                photos.append((claim, result))
+                photos.append((claim, decoded))
         try:
             outcomes = self._outcomes(batch.model, {photo.sha256: photo for _, photo in photos})
         except ConfigurationError as exc:  # an engine that died, and cannot be started again
-            answers.unavailable = ModelUnavailableError(str(exc))
-            return answers
-        answers.unavailable = batch.model.trouble(outcomes.values(), ask=not self.stop.is_set())
+            result.unavailable = ModelUnavailableError(str(exc))
+            return result
+        result.unavailable = batch.model.diagnose(outcomes.values(), probe=not self.stop.is_set())
         for claim, photo in photos:
             if photo.sha256 in outcomes:
-                answers.add(batch, claim, photo, outcomes[photo.sha256], self._settings.max_attempts)
-        return answers
+                result.add(batch, claim, photo, outcomes[photo.sha256], self._settings.max_attempts)
+        return result
 
     def _decoded(self, future: Future[Photo | Finished]) -> bool:
         """Wait for a photo; give up only when the time to drain after a stop is over."""
@@ -209,56 +209,56 @@ class Pipeline(Loop):
 
     def _record(self) -> bool:
         """Record the batches that have been read; tell whether there were any."""
-        done = [batch for batch in self._flight if batch.answers.done()]
+        done = [batch for batch in self._flight if batch.result.done()]
         for batch in done:
             self._flight.remove(batch)
-            self._finish(batch, batch.answers.result())
+            self._finish(batch, batch.result.result())
         return bool(done)
 
-    def _finish(self, batch: Batch, answers: BatchResult) -> None:
-        self.retry_until_stored(lambda: self._ledger.finish(batch.model.recogniser, answers.finished))
-        kept = {claim.id for claim in (*(item.claim for item in answers.finished), *answers.quarantined)}
+    def _finish(self, batch: Batch, result: BatchResult) -> None:
+        self.retry_until_stored(lambda: self._ledger.finish(batch.model.recogniser, result.finished))
+        kept = {claim.id for claim in (*(item.claim for item in result.finished), *result.quarantined)}
         left = [claim for claim in batch.claims if claim.id not in kept]
         self._release(left)
-        self._release(answers.quarantined, quarantined=True)
-        if any(item.result for item in answers.finished):
+        self._release(result.quarantined, quarantined=True)
+        if any(item.result for item in result.finished):
             batch.model.succeed()
-        if answers.unavailable and batch.model.error is None:  # of several batches one is enough to tell
-            batch.model.fail(answers.unavailable)
+        if result.unavailable and batch.model.error is None:  # of several batches one is enough to tell
+            batch.model.fail(result.unavailable)
         elif self._reread and batch.model is not self._failover.preferred and self._failover.preferred.error is None:
             self._read_again()  # it was still under way when the preferred model came back
-        self._tell(batch, answers)
+        self._log(batch, result)
 
     def _release(self, claims: list[Claim], *, quarantined: bool = False) -> None:
         self.retry_until_stored(lambda: self._ledger.release(claims, quarantined=quarantined))
 
     def _drain(self) -> None:
         """After a stop: record what is read in time, give the rest back."""
-        given_back = [batch for batch in self._flight if batch.answers.cancel()]  # those not begun yet
-        while any(not batch.answers.done() for batch in self._flight) and not self._drain_is_over():
-            wait([batch.answers for batch in self._flight], timeout=_SLICE_SECONDS)
-        late = [batch for batch in self._flight if not batch.answers.done()]
+        given_back = [batch for batch in self._flight if batch.result.cancel()]  # those not begun yet
+        while any(not batch.result.done() for batch in self._flight) and not self._drain_is_over():
+            wait([batch.result for batch in self._flight], timeout=_SLICE_SECONDS)
+        late = [batch for batch in self._flight if not batch.result.done()]
         for batch in (*given_back, *late):
             self._release(batch.claims)
         self._flight = [batch for batch in self._flight if batch not in given_back]
         self._record()
 
-    def _tell(self, batch: Batch, answers: BatchResult) -> None:
+    def _log(self, batch: Batch, result: BatchResult) -> None:
         seconds = time.monotonic() - batch.since
         telemetry.BATCH_SECONDS.observe(seconds)
-        for item in answers.finished:
+        for item in result.finished:
             telemetry.FINISHED.labels(item.state).inc()
-            if item.error and self._is_news(item.claim.path, item.state, item.error):
+            if item.error and self._is_new(item.claim.path, item.state, item.error):
                 log.warning(f"photo.{item.state}", camera=item.claim.camera, path=item.claim.path, error=item.error)
-        read = [item for item in answers.finished if item.photo]
+        read = [item for item in result.finished if item.photo]
         bibs = sum(len(item.result.judgement.readings) for item in read if item.result and item.result.judgement)
         if read:
             log.info("batch.done", photos=len(read), bibs=bibs, seconds=round(seconds, 2), preset=batch.model.preset)
 
-    def _is_news(self, *trouble: str) -> bool:
-        """Tell whether this trouble has not been told yet; a file may be tried again for hours."""
-        if len(self._told) >= _MOST_TOLD:
-            self._told.clear()
-        known = trouble in self._told
-        self._told.add(trouble)
+    def _is_new(self, *trouble: str) -> bool:
+        """Return whether this trouble has not been logged yet; a file may be tried again for hours."""
+        if len(self._reported) >= _MOST_REPORTED:
+            self._reported.clear()
+        known = trouble in self._reported
+        self._reported.add(trouble)
         return not known

@@ -103,9 +103,18 @@ class ModelOptions(BaseModel):
         return "cpu"
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether it runs on another machine, which is not asked before there is something to read."""
+    def is_remote(self) -> bool:
+        """Whether the model runs behind a server, which may be unavailable for a while."""
         return False
+
+    @property
+    def is_on_another_machine(self) -> bool:
+        """Whether photos leave this machine. Such a server is not contacted before there is something to read."""
+        return False
+
+    def each_server(self) -> Iterable[Self]:
+        """Yield these options once for each server of the model, with that server alone; once where there is none."""
+        yield self
 
     def obstacle(self) -> str | None:
         """Return why the model cannot run here, or None. Quick: imports nothing heavy, downloads nothing."""
@@ -244,6 +253,10 @@ class Runtime(ABC, Generic[OptionsT]):
     @abstractmethod
     def close(self) -> None:
         """Let the model go; calling it twice does no harm, and `load()` brings it back."""
+
+    def served_models(self) -> list[str] | None:
+        """Return the names of the models that the server lists; None where there is no server. Raises ModelError."""
+        return None
 
     @property
     def concurrent_calls(self) -> int:

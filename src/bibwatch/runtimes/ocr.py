@@ -90,10 +90,7 @@ class VisionOcr(Runtime[VisionOcrOptions]):
         import numpy as np
 
         factor = min(self.options.enlarge, self.options.longest_side / max(image.size))
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = pictures.to_rgb(image)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = pictures.resize(pictures.to_rgb(image), pictures.scaled_size(image.size, factor))
         # RapidOCR enlarges the short side to 736 pixels, and of a long thin picture the long one with it.
         image = pictures.widen(image, max(_LEAST_SIDE, max(image.size) // 8))
         found = self._ocr(np.asarray(image)[:, :, ::-1])  # RapidOCR takes BGR

@@ -188,7 +188,7 @@ class BibNumber(Stage[BibNumberOptions]):
         if "detector" in self.substages:
             found = next(self.substages["detector"].read([photo]))
             detected = found.candidates
-            outcome = _with_look(outcome, photo, None, found, Look.DETECTOR)
+            outcome = _with_look(outcome, photo, None, found, Look.DETECTOR, model=self._model("detector"))
         sure = [each for each in detected if each.score >= _DETECTED]
         boxes = crops.distinct(each.box for each in (*own, *sure) if each.box and _is_any_bib(each))
         parts = [_Part(self._around(box, photo), box) for box in boxes[:_MOST_PARTS]]
@@ -208,7 +208,7 @@ class BibNumber(Stage[BibNumberOptions]):
         for photo, outcome, answers in _together(self._second_read, plans, batch_size):
             merged = outcome
             for part, answer in answers:
-                merged = _with_look(merged, photo, part, answer, Look.SECOND_MODEL)
+                merged = _with_look(merged, photo, part, answer, Look.SECOND_MODEL, model=self._model("second_model"))
             yield photo, merged
 
     def _second_read(self, parts: Iterable[Photo]) -> Iterator[Outcome]:
@@ -224,9 +224,11 @@ class BibNumber(Stage[BibNumberOptions]):
         if trouble and trouble != self._trouble:  # once, not for hours
             log.warning("second_model.failed", preset=second.options.model_options.name, error=trouble)
         self._trouble = trouble
-        model = second.options.model_options.model
-        for outcome in outcomes:
-            yield replace(outcome, candidates=tuple(replace(each, model=model) for each in outcome.candidates))
+        yield from outcomes
+
+    def _model(self, substage: str) -> str:
+        name: str = self.substages[substage].options.model_options.model
+        return name
 
     def _doubts(self, photo: Photo, outcome: Outcome) -> list[_Part]:
         """Return the places of numbers that the first model is unsure of, as any race would judge them."""
@@ -242,13 +244,15 @@ def _is_any_bib(candidate: Candidate) -> bool:
     return any(_ANY_BIB.fullmatch(normalized(text)) for text in (candidate.text, *candidate.alternatives))
 
 
-def _with_look(outcome: Outcome, photo: Photo, part: _Part | None, answer: Outcome, look: Look) -> Outcome:
-    """Return an outcome with what one more look at the photo, or a part of it, has seen."""
+def _with_look(
+    outcome: Outcome, photo: Photo, part: _Part | None, answer: Outcome, look: Look, *, model: str | None = None
+) -> Outcome:
+    """Return an outcome with what one more look at the photo, or a part of it, has seen; `model`: by another model."""
     area, box, about = (part.area, part.box, part.about) if part else (None, None, None)
     found = tuple(
-        replace(crops.placed(each, photo, part=area, box=box), look=look, about=about) for each in answer.candidates
+        replace(crops.placed(each, photo, part=area, box=box), look=look, model=model, about=about)
+        for each in answer.candidates
     )
-    model = next((each.model for each in found if each.model), None)
     glance = Glance(look, len(found), area, model, str(answer.error) if answer.error else None)
     return replace(
         outcome,

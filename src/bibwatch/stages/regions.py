@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bibwatch.domain.box import Box
-from bibwatch.images import Photo
+from bibwatch.images import Photo, resize, scaled_size
 from bibwatch.runtimes.base import Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
@@ -146,7 +146,4 @@ class RegionStage(Stage[OptionsT]):
         bottom = max(top + 1, min(height, round(region.box.y2 + down)))
         picture = photo.image.crop((left, top, right, bottom))
         factor = min(self.options.image_scale, (_MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
-        if factor == 1:
-            return picture
-        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-        return picture.resize(size, Image.Resampling.BICUBIC)
+        return resize(picture, scaled_size(picture.size, factor))

@@ -32,6 +32,7 @@ from bibwatch.errors import (
     ModelReplyError,
     ModelTimeoutError,
     ModelUnreachableError,
+    Retry,
     one_line,
 )
 from bibwatch.runtimes.base import FinishReason, Token, Usage
@@ -259,7 +260,7 @@ class ChatServer:
             return ModelNotServedError(f"{self._where} {what} ({status})")
         kind, what = next((kind, what) for statuses, kind, what in _REFUSALS if status in statuses)
         error = kind(f"{self._where} {what} ({status}: {said})")
-        if isinstance(error, ModelBusyError):
+        if error.retry is Retry.LATER:
             error.retry_after = _seconds(answer.retry_after)
         return error
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
@@ -15,7 +16,7 @@ from bibwatch.runtimes.generative import GenerativeOptions
 
 COMPLETIONS = "/chat/completions"
 _PORTS = {"http": 80, "https": 443}
-_KNOCK_SECONDS = 0.3
+_CONNECT_SECONDS = 0.3
 _OWN = {"messages", "model", "stream"}  # of a request; nobody else may set them
 
 
@@ -47,9 +48,9 @@ class Address:
             return host == "localhost"
 
     def answers(self) -> bool:
-        """Tell whether anybody listens there."""
+        """Return whether a server accepts connections there."""
         try:
-            socket.create_connection(self._host_and_port, timeout=_KNOCK_SECONDS).close()
+            socket.create_connection(self._host_and_port, timeout=_CONNECT_SECONDS).close()
         except OSError:
             return False
         return True
@@ -147,11 +148,19 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
         return all(address.is_local for address in self.addresses)
 
     @property
-    def is_elsewhere(self) -> bool:
+    def is_remote(self) -> bool:
+        return True
+
+    @property
+    def is_on_another_machine(self) -> bool:
         return not self.is_local
 
+    def each_server(self) -> Iterable[Self]:
+        for address in self.addresses:
+            yield self.model_copy(update={"api_url": address.url})
+
     def obstacle(self) -> str | None:
-        """Knock at servers on this machine; others are not asked unless there is something to read."""
+        """Try to connect to servers on this machine; others are not contacted before there is something to read."""
         if self.refused or not self.is_local or any(address.answers() for address in self.addresses):
             return self.refused
         return f"no server answers at {self.place}"

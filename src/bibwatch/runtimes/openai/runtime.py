@@ -74,9 +74,9 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             access=access,
         )
 
-    def models(self, address: Address) -> list[str]:
-        """Return the names of the models that one of the servers lists. Raises ModelError."""
-        server = self.server(address)
+    def served_models(self) -> list[str]:
+        """Return the names of the models that the first server lists. Raises ModelError."""
+        server = self.server(self.options.addresses[0])
         try:
             return server.models()
         finally:

@@ -6,32 +6,24 @@ what is asked.
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
 
-from bibwatch.errors import (
-    ModelBusyError,
-    ModelError,
-    ModelNotServedError,
-    ModelRejectedError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-    ModelUnreachableError,
-    one_line,
-)
+from bibwatch import backoff
+from bibwatch.backoff import CircuitBreaker
+from bibwatch.errors import ModelError, ModelUnreachableError, Proof, Retry, one_line
 from bibwatch.runtimes.openai.chat_completions import ChatReply, ChatServer
 
 log = structlog.get_logger()
 
 _FIRST_PAUSE = 0.25  # seconds before a second try; each further one waits twice as long
 _LONGEST_PAUSE = 5.0  # a server that asks for more patience than that has the photo wait in the ledger
+_FIRST_REST = 2.0
 _LONGEST_REST = 30.0  # seconds a server that failed is left alone while there are others
 
 
@@ -39,13 +31,12 @@ _LONGEST_REST = 30.0  # seconds a server that failed is left alone while there a
 class _Member:
     server: ChatServer
     asked: int = 0  # requests under way
-    failures: int = 0  # since it last answered
-    rests_until: float = 0.0
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
     def is_well(self) -> bool:
-        """Whether to ask it now. One that failed is asked one thing at a time until it has answered."""
-        return not self.failures or (not self.asked and time.monotonic() >= self.rests_until)
+        """Whether to send it a request now. One that failed gets one at a time until it has answered."""
+        return not self.breaker.failures or (not self.asked and self.breaker.is_due)
 
 
 _Failed = dict[_Member, ModelError]  # at one request: each server's last error
@@ -73,19 +64,20 @@ class Servers:
             try:
                 answer = member.server.send(body)
                 # The next request is ready to go; it need not wait till this answer is looked into.
-                if answer.status == HTTPStatus.OK and not member.failures:
+                if answer.status == HTTPStatus.OK and not member.breaker.failures:
                     held = False
                     self._give_back(member)
                 reply = member.server.read(answer, most_tokens)
-            except ModelRejectedError as exc:
-                failed[member] = exc  # whose fault it is shows when another server is asked
-                raise
-            except ModelUnavailableError as exc:
-                error = failed[member] = exc
+            except ModelError as exc:
+                if exc.retry is not Retry.NEVER:
+                    failed[member] = exc
+                if _speaks_against_the_server(exc):
+                    error = exc
                 raise
             else:
+                # What one server refused and another answers was the first one's fault.
                 for refused_by, refusal in failed.items():
-                    if isinstance(refusal, ModelRejectedError):
+                    if not _speaks_against_the_server(refusal):
                         self._learn(refused_by, refusal)
                 return reply
             finally:
@@ -131,15 +123,16 @@ class Servers:
     def _learn(self, member: _Member, error: ModelError | None) -> None:
         """Take note of how a server is; of several, tell once that one fails, and that it no longer does."""
         with self._changed:
-            changed = bool(member.failures) or error is not None
-            if len(self._members) > 1 and error and not member.failures:
+            failures = member.breaker.failures
+            changed = bool(failures) or error is not None
+            if len(self._members) > 1 and error and not failures:
                 log.warning("server.unavailable", server=member.server.place, error=one_line(error, 500))
-            if len(self._members) > 1 and member.failures and not error:
+            if len(self._members) > 1 and failures and not error:
                 log.info("server.available", server=member.server.place)
-            member.failures = member.failures + 1 if error else 0
             if error:
-                rest = min(_LONGEST_REST, 2.0 ** min(member.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
-                member.rests_until = time.monotonic() + max(rest, _patience(error))
+                member.breaker.fail(first=_FIRST_REST, longest=_LONGEST_REST, at_least=error.retry_after or 0.0)
+            else:
+                member.breaker.succeed()
             if changed:
                 self._changed.notify_all()
 
@@ -148,14 +141,19 @@ class Servers:
 
         def rank(member: _Member) -> tuple[bool, bool, int, int]:
             error = failed.get(member)
-            return not _may_pass(error), error is not None, 0 if member.is_well else member.failures, member.asked
+            return (
+                not _may_pass(error),
+                error is not None,
+                0 if member.is_well else member.breaker.failures,
+                member.asked,
+            )
 
         best = min(self._members, key=rank)
         return best if best.asked < self._concurrency else None
 
     def _is_worth_another_try(self, error: BaseException, failed: _Failed) -> bool:
         """Tell whether the same request may get an answer soon: from another server, or from one that was hasty."""
-        if not isinstance(error, (ModelUnavailableError, ModelRejectedError)) or self._closed.is_set():
+        if not isinstance(error, ModelError) or error.retry is Retry.NEVER or self._closed.is_set():
             return False
         return self._has_another(failed) or any(map(_may_pass, failed.values()))
 
@@ -166,19 +164,17 @@ class Servers:
         """Return the seconds before another try: none where another server is well."""
         if self._has_another(failed):
             return 0.0
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (state.attempt_number - 1))
-        patience = min((_patience(error) for error in failed.values() if _may_pass(error)), default=0.0)
-        return max(pause * random.uniform(0.5, 1), patience)  # noqa: S311  # no secret
+        asked_for = min((error.retry_after or 0.0 for error in failed.values() if _may_pass(error)), default=0.0)
+        return max(backoff.pause(state.attempt_number, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE), asked_for)
 
 
 def _may_pass(error: ModelError | None) -> bool:
-    """Tell whether the same server may answer the same request soon. One that took all its time had its try."""
-    return (
-        not isinstance(error, (ModelNotServedError, ModelTimeoutError, ModelRejectedError))
-        and _patience(error) <= _LONGEST_PAUSE
-    )
+    """Return whether the same server may soon answer the same request."""
+    if error is None:
+        return True
+    return error.retry in {Retry.SOON, Retry.LATER} and (error.retry_after or 0.0) <= _LONGEST_PAUSE
 
 
-def _patience(error: BaseException | None) -> float:
-    """Return the seconds a busy server asks for, 0 if it does not say."""
-    return (error.retry_after or 0.0) if isinstance(error, ModelBusyError) else 0.0
+def _speaks_against_the_server(error: ModelError) -> bool:
+    """Return whether a server that gives this error is left to rest, whatever another one says to the request."""
+    return error.retry is not Retry.NEVER and error.proof is not Proof.PROBE

@@ -1,0 +1,37 @@
+"""How long to wait before trying again: exponential pauses with jitter, and a circuit breaker that counts failures."""
+
+from __future__ import annotations
+
+import random
+import time
+
+
+def pause(failures: int, *, first: float, longest: float) -> float:
+    """Return the seconds to wait after so many failures in a row: `first` doubled each time, up to `longest`.
+
+    Jitter takes up to half of it off, so that many clients do not return at once.
+    """
+    return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1)  # noqa: S311  # no secret
+
+
+class CircuitBreaker:
+    """Opens with the first failure; says when to try again; closes with a success. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self.retry_at = 0.0  # on the monotonic clock
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to try: nothing failed, or the pause is over."""
+        return time.monotonic() >= self.retry_at
+
+    def fail(self, *, first: float, longest: float, at_least: float = 0.0) -> None:
+        """Count a failure; the pause is that of `pause`, but `at_least` so many seconds."""
+        self.failures += 1
+        self.retry_at = time.monotonic() + max(pause(self.failures, first=first, longest=longest), at_least)
+
+    def succeed(self) -> None:
+        """Forget all failures."""
+        self.failures = 0
+        self.retry_at = 0.0
