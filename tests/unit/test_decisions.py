@@ -157,7 +157,7 @@ _BIBS = st.sampled_from(["1042", "731", "88"])
 _DECISIONS = st.lists(st.tuples(_BIBS, st.sampled_from(Action), _BIBS), max_size=8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=min(60, settings().max_examples))
 @given(_DECISIONS, st.sampled_from([0.5, 0.97, 1.0]))
 def test_whatever_is_decided_judging_changes_none_of_it(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path, steps: list[tuple[str, Action, str]], accept_at: float

@@ -264,6 +264,7 @@ class TestMadeDirectly:
             kind("x")
 
 
+@pytest.mark.heavy
 class TestByTheOcr:
     def test_a_photo_is_read(self, ocr: StageExtractor, photos: list[str]) -> None:
         result = ocr.extract(photos[0])
@@ -273,7 +274,6 @@ class TestByTheOcr:
         assert bib["confidence"] > 0.85
         assert bib["verdict"] in {"accepted", "review"}
 
-    @pytest.mark.heavy
     def test_the_race_of_the_configuration_says_what_a_bib_is(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
         Path("config.toml").write_text("[race]\nbibs = '2\\d{3}'\naccept_at = 1.0\n")
         (bib,) = StageExtractor(ocr_stage).extract(photos[3])["bibs"]
@@ -291,7 +291,6 @@ class TestByTheOcr:
         assert {bib["number"] for bib in two["bibs"]} == {"777", "2205"}
         assert set(no_path) == set(folder) == {"error"}
 
-    @pytest.mark.heavy
     def test_boxes_are_of_the_whole_photo_whatever_the_scale(self, ocr: StageExtractor, photos: list[str]) -> None:
         (whole,) = ocr.extract(photos[0])["bibs"]
         for scaled in (
@@ -302,7 +301,6 @@ class TestByTheOcr:
             assert bib["box"] == pytest.approx(whole["box"], abs=12)
             assert bib["box"] != whole["box"]  # it was read anew
 
-    @pytest.mark.heavy
     def test_the_guides_examples(self, draw: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:
         """With the OCR behind the guide's names, put there as a user would; with_transformers has the models."""
         Path("config.toml").write_text(BY_THE_OCR)
@@ -509,6 +507,7 @@ class TestRemote:
         yield extractor
         extractor.close()
 
+    @pytest.mark.heavy
     def test_photos_are_read_by_the_server(
         self, server: Server, remote: RemoteVLLMExtractor, photos: list[str]
     ) -> None:

@@ -275,6 +275,7 @@ def test_a_photo_that_was_never_read_is_not_done_when_its_file_goes(ledger: Ledg
     assert states(sql) == {"/drop/a.jpg": "gone"}
 
 
+@pytest.mark.heavy
 def test_any_number_of_files_may_be_tried_again(ledger: Ledger) -> None:
     """More than a statement takes values."""
     paths = [f"/drop/{number}.jpg" for number in range(40_000)]

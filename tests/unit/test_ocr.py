@@ -88,7 +88,13 @@ def test_the_prompt_changes_nothing(runtime: VisionOcr) -> None:
     assert first.lines == second.lines
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("L", "RGBA"),
+        *(pytest.param(m, marks=pytest.mark.heavy) for m in ("1", "LA", "P", "CMYK", "YCbCr", "I;16", "I", "F")),
+    ],
+)
 def test_a_picture_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
     picture = drawing.photo(("4471",), size=(300, 300))
     if mode in {"I;16", "I", "F"}:

@@ -152,7 +152,7 @@ _CANDIDATES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=min(40, settings().max_examples))
 @given(st.lists(_CANDIDATES, max_size=8))
 def test_from_the_database_the_judgement_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path, seen: list[Candidate]
