@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sqlite3
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -21,6 +23,7 @@ from bibwatch.settings import CameraSettings, Settings
 from bibwatch.stages.bib_number import BibNumberOptions
 from bibwatch.store.database import Database
 from bibwatch.store.schema import VIEWS
+from public_api import CHAPTERS
 from servers import Server, chat
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,7 @@ def test_toml_is_a_configuration(block: str, tmp_path: Path) -> None:
     found.registry().stage(found.stage, found.preset)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("block", blocks("python", "library.md"))
 def test_the_library_works_as_the_docs_have_it(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: Server
@@ -114,6 +118,22 @@ def test_the_commented_parts_of_config_toml_work() -> None:
     assert table["presets"]["rapidocr-quick"]["base"] == "rapidocr"
 
 
+@pytest.mark.parametrize(
+    ("module", "names"), [(module, names) for chapter in CHAPTERS.values() for module, names in chapter.items()]
+)
+def test_the_public_api_is_what_its_list_says(module: str, names: str) -> None:
+    """A public name that comes or goes belongs in docs/public_api.py, docs/api.md and the changelog."""
+    found = import_module(module)
+    here = (
+        name
+        for name, thing in vars(found).items()
+        if name[0] != "_" and inspect.isroutine(thing) | inspect.isclass(thing) and thing.__module__ == module
+    )
+    assert names.split() == sorted(getattr(found, "__all__", here))
+    for name in names.split():
+        assert inspect.getdoc(getattr(found, name)), name
+
+
 def test_every_command_has_help_for_every_option() -> None:
     group = cli.cli
     context = click.Context(group)
@@ -157,7 +177,7 @@ def test_the_demo_shows_the_first_query_of_the_docs() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md"]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.runtimes.base import FinishReason, Prediction
 
+__all__ = ["reply"]  # for plugins; the rest is for the interpreters here
+
 _QUOTED = 80  # characters of a reply that an error message keeps
 _DEEPEST = 32  # levels of nesting; a reply that goes deeper is noise
 
