@@ -11,7 +11,9 @@ import inspect
 CHAPTERS: dict[str, dict[str, str]] = {
     "Reading photos": {
         "bibwatch.registry": "Registry",
-        "bibwatch.images": "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen",
+        "bibwatch.images": (
+            "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen"
+        ),
         "bibwatch.judging": "Judge Judgement Race Rules judge",
         "bibwatch.errors": (
             "AlreadyRunningError BibwatchError Blame ConfigurationError ModelBusyError ModelDisconnectedError "
