@@ -78,9 +78,9 @@ def test_each_file_has_its_own_answer_in_order(folder: Path, names: list[str], b
                 "13": "unlucky",
                 "te": "undecodable: not a photo",
                 "go": "gone: not there",
-                "a\0": "embedded null byte",
+                "a\0": "embedded null",  # byte, or character in path: Python 3.13
             }
-            assert str(said(answer)).startswith(reasons[name[:2]])
+            assert reasons[name[:2]] in str(said(answer))
     batches = [names[start : start + batch_size] for start in range(0, len(names), batch_size)]
     photos = [sum(name.startswith("1") for name in batch) for batch in batches]
     assert stage.given == [number for number in photos if number]
