@@ -56,7 +56,9 @@ release: $(VENV)/.developer ## build dist/ and try the wheel in an environment o
 	rm -rf dist .venv-release && $(PY) -m hatchling build
 	$(PYTHON) -m venv .venv-release
 	.venv-release/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	cd dist && ../.venv-release/bin/bibwatch --version && ../.venv-release/bin/bibwatch demo
+	cd .venv-release && bin/bibwatch --version && \
+		bin/python -c 'from bibwatch import drawing; open("photo.jpg", "wb").write(drawing.jpeg(drawing.photo(("1042",))))' && \
+		bin/bibwatch read photo.jpg | tee /dev/stderr | grep -q 1042
 	rm -rf .venv-release
 
 clean: ## remove what make has made

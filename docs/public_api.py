@@ -11,6 +11,7 @@ import inspect
 CHAPTERS: dict[str, dict[str, str]] = {
     "Reading photos": {
         "bibwatch.registry": "Registry",
+        "bibwatch.settings": "Settings load",
         "bibwatch.images": (
             "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen"
         ),

@@ -25,6 +25,8 @@ from bibwatch.judging.race import form
 from bibwatch.messages import alike, explain, unknown
 from bibwatch.registry import Registry
 
+__all__ = ["Settings", "load"]  # for programs; the rest is for bibwatch itself
+
 PREFIX = "BIBWATCH_"
 CONFIG_VARIABLE = "BIBWATCH_CONFIG"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -134,6 +134,11 @@ def test_the_public_api_is_what_its_list_says(module: str, names: str) -> None:
         assert inspect.getdoc(getattr(found, name)), name
 
 
+def test_every_noun_of_the_domain_is_public() -> None:
+    listed = {module for chapter in CHAPTERS.values() for module in chapter}
+    assert {f"bibwatch.domain.{file.stem}" for file in (ROOT / "src/bibwatch/domain").glob("[a-z]*.py")} <= listed
+
+
 def test_every_command_has_help_for_every_option() -> None:
     group = cli.cli
     context = click.Context(group)
