@@ -14,7 +14,8 @@ demo: $(VENV)/.user ## run the daemon on photos that bibwatch draws
 	$(PY) -m bibwatch demo
 
 test: $(VENV)/.developer ## run all tests and print the coverage
-	$(PY) -m pytest --cov
+	$(PY) -m pytest tests/unit -n auto --cov --cov-report=
+	$(PY) -m pytest tests/acceptance --cov --cov-append
 
 test-fast: $(VENV)/.developer ## run the quick tests, in parallel: less than a minute
 	$(PY) -m pytest -m "not heavy" -n auto --hypothesis-profile fast
