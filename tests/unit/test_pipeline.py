@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from bibwatch.domain.box import Box
 from bibwatch.domain.states import State
 from bibwatch.errors import (
+    BibwatchError,
     ConfigurationError,
     ModelBusyError,
     ModelDisconnectedError,
@@ -48,6 +50,12 @@ class ScriptedOptions(ModelOptions):
     """Options of an OCR."""
 
     output_kind = OutputKind.LINES
+
+
+class RemoteOptions(ScriptedOptions):
+    """Options of one behind a server."""
+
+    is_remote = True
 
 
 class Scripted(Runtime[ModelOptions]):
@@ -275,6 +283,19 @@ def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
     assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_PATIENCE
 
 
+def test_a_photo_that_was_read_while_others_failed_hastens_no_probe(bench: Bench) -> None:
+    """Its batch was under way already when the server asked for time."""
+    busy = ModelBusyError("busy")
+    busy.retry_after = 3600.0
+    model = bench.failover.preferred
+    model.fail(busy)
+    model.succeed()
+    bench.runtime.batches.clear()
+    with ThreadPoolExecutor(1) as probes:
+        assert not model.is_available(probes)
+    assert bench.runtime.batches == []
+
+
 def one_of_four_fails(bench: Bench) -> list[tuple[object, ...]]:
     """Have four photos read, of which one fails; return state, attempts and error of each."""
     for shade in range(4):
@@ -498,6 +519,31 @@ def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.DONE: 1})
     assert presets(bench) == [("a.png", "fallback")]
+
+
+@pytest.mark.parametrize("options", [ScriptedOptions, RemoteOptions])
+def test_only_a_fallback_behind_a_server_is_loaded_at_the_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, options: type[ModelOptions]
+) -> None:
+    """Loading that costs nothing, and shows a missing key; how many calls a model takes says nothing of that."""
+    loaded: list[str] = []
+    monkeypatch.setattr(Scripted, "load", lambda self: loaded.append(self.options.name))
+    fallback = Scripted(options(kind="scripted", name="fallback"), calls=2)
+    failover = Failover([bench.model(each) for each in (bench.runtime, fallback)], 0.0)
+    failover.start(lambda: False)
+    failover.close()
+    assert ("fallback" in loaded) is options.is_remote
+
+
+def test_a_runtime_that_raises_anything_ends_the_start_with_one_line(bench: Bench) -> None:
+    """It may be a plugin's."""
+
+    def short_answers() -> AbstractContextManager[None]:
+        raise AttributeError("no\nengine")
+
+    bench.runtime.short_answers = short_answers  # type: ignore[method-assign]
+    with pytest.raises(BibwatchError, match=r"^preset scripted: AttributeError: no engine$"):
+        bench.make()
 
 
 def test_a_model_that_has_use_for_it_is_asked_about_several_batches_at_a_time(bench: Bench) -> None:

@@ -67,7 +67,7 @@ class Failover:
             time.sleep(_TICK_SECONDS)
         if self.preferred.error is None:
             log.info("model.ready", preset=self.preferred.preset, seconds=round(time.monotonic() - start, 2))
-        elif getattr(self.preferred.error, "blame", None) not in {Blame.SERVER, Blame.UNCLEAR}:
+        elif self.preferred.error.blame not in {Blame.SERVER, Blame.UNCLEAR}:
             raise self.preferred.error
 
     def recognisers(self, model: ModelHealth) -> list[Recogniser]:

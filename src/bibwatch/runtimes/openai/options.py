@@ -64,6 +64,7 @@ class Address:
 class VisionOpenAILikeApiOptions(GenerativeOptions):
     """A model on a server. Photos are sent to `api_url` and nowhere else; writing it is the consent."""
 
+    is_remote: ClassVar[bool] = True
     hardware_fields: ClassVar[frozenset[str]] = GenerativeOptions.hardware_fields | {
         "api_url",  # another server with the same model gives the same answers
         "api_key_file",
@@ -143,17 +144,8 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
         return ", ".join(address.place for address in self.addresses)
 
     @property
-    def is_local(self) -> bool:
-        """Whether all servers are on this machine."""
-        return all(address.is_local for address in self.addresses)
-
-    @property
-    def is_remote(self) -> bool:
-        return True
-
-    @property
     def is_on_another_machine(self) -> bool:
-        return not self.is_local
+        return not all(address.is_local for address in self.addresses)
 
     def each_server(self) -> Iterable[Self]:
         for address in self.addresses:
@@ -161,7 +153,7 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     def obstacle(self) -> str | None:
         """Try to connect to servers on this machine; others are not contacted before there is something to read."""
-        if self.refused or not self.is_local or any(address.answers() for address in self.addresses):
+        if self.refused or self.is_on_another_machine or any(address.answers() for address in self.addresses):
             return self.refused
         return f"no server answers at {self.place}"
 

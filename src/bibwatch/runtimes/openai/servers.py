@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 from bibwatch import backoff
 from bibwatch.backoff import CircuitBreaker
-from bibwatch.errors import ModelError, ModelUnreachableError, Proof, Retry, one_line
+from bibwatch.errors import ModelError, ModelUnreachableError, Retry, one_line
 from bibwatch.runtimes.openai.chat_completions import ChatReply, ChatServer
 
 log = structlog.get_logger()
@@ -71,13 +71,13 @@ class Servers:
             except ModelError as exc:
                 if exc.retry is not Retry.NEVER:
                     failed[member] = exc
-                if _speaks_against_the_server(exc):
+                if exc.is_outage:
                     error = exc
                 raise
             else:
                 # What one server refused and another answers was the first one's fault.
                 for refused_by, refusal in failed.items():
-                    if not _speaks_against_the_server(refusal):
+                    if not refusal.is_outage:
                         self._learn(refused_by, refusal)
                 return reply
             finally:
@@ -173,8 +173,3 @@ def _may_pass(error: ModelError | None) -> bool:
     if error is None:
         return True
     return error.retry in {Retry.SOON, Retry.LATER} and (error.retry_after or 0.0) <= _LONGEST_PAUSE
-
-
-def _speaks_against_the_server(error: ModelError) -> bool:
-    """Return whether a server that gives this error is left to rest, whatever another one says to the request."""
-    return error.retry is not Retry.NEVER and error.proof is not Proof.PROBE
