@@ -179,7 +179,7 @@ def test_check_calls_a_server_that_hangs_wrong_at_once(remote: Site, server: Ser
     assert done.returncode == 1
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["step"], last["wrong"]) == ("server", True)
-    assert "no whole reply within timeout_seconds = 0.5" in last["says"]
+    assert "no complete response within timeout_seconds = 0.5" in last["says"]
 
 
 def test_check_looks_at_each_server_and_each_fallback(remote: Site, server: Server) -> None:

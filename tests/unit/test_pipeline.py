@@ -280,7 +280,7 @@ def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
     error.retry_after = 3600.0
     model = bench.failover.preferred
     model.fail(error)
-    assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_PATIENCE
+    assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_RETRY_AFTER
 
 
 def test_a_photo_that_was_read_while_others_failed_hastens_no_probe(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Whether one model is available: a circuit breaker that probes close, never photos.
+"""Whether one model is available: a circuit breaker that is closed by probes, never by photos.
 
 Does not know the ledger, nor which other models there are.
 """
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 _AVAILABLE = "model.available"
 _FIRST_PAUSE = 1.0  # seconds before the first probe
 _LONGEST_PAUSE = 30.0  # seconds between two probes
-_LONGEST_PATIENCE = 300.0  # seconds, of those that a busy server asks for
+_LONGEST_RETRY_AFTER = 300.0  # seconds between two probes, if a busy server asks for it
 
 
 class ModelHealth:
@@ -47,7 +47,7 @@ class ModelHealth:
             self._reported.add(type(error).__name__)
         self.since = self.since or time.monotonic()
         self.error = error
-        asked_for = min(error.retry_after or 0.0, _LONGEST_PATIENCE)
+        asked_for = min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)
         self._breaker.fail(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, at_least=asked_for)
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(0)
 
@@ -60,7 +60,7 @@ class ModelHealth:
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
 
     def succeed(self) -> None:
-        """Record that a photo was read, which shows more than a probe: some servers answer probes and nothing else."""
+        """Record that a photo was read. That proves more than a probe, which is all that some servers answer."""
         self.since = None
         self._breaker.succeed()
         self._reported.clear()
@@ -71,14 +71,14 @@ class ModelHealth:
         With `probe`, a probe is sent where the outcomes alone do not say. Thread-safe.
         """
         errors = [outcome.error for outcome in outcomes if outcome]
-        doubt = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
-        if doubt is None or not probe or self.error or doubt.retry is Retry.LATER:
-            return doubt
+        suspect = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
+        if suspect is None or not probe or self.error or suspect.retry is Retry.LATER:
+            return suspect
         if failure := self._send_probe():
             # Anything else is, for example, an engine that died and does not start again.
             return failure if isinstance(failure, ModelError) else ModelUnavailableError(str(failure))
-        # Where a photo may be to blame, reading it alone or counting its attempts settles it; all else waits.
-        return None if doubt.blame is Blame.UNCLEAR or not all(errors) else doubt
+        # Where a photo may be to blame, reading it alone or counting its attempts decides. The rest waits.
+        return None if suspect.blame is Blame.UNCLEAR or not all(errors) else suspect
 
     @property
     def is_being_probed(self) -> bool:
@@ -101,7 +101,7 @@ class ModelHealth:
         return self.error is None
 
     def _send_probe(self) -> BibwatchError | None:
-        """Make the model answer once; return why it does not, if it does not."""
+        """Make the model answer once, and return why it did not; None if it did."""
         try:
             self.stage.warm_up()
         except BibwatchError as exc:
