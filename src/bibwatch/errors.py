@@ -80,7 +80,7 @@ class ModelError(BibwatchError):
 
 
 class ModelRejectedError(ModelError):
-    """The server refuses the request (400, 413, 415, 422): because of the image, or of what all requests have."""
+    """The server refuses the request (400, 413, 415, 422): because of the image, or of something in every request."""
 
     retry = Retry.ELSEWHERE
     blame = Blame.UNCLEAR

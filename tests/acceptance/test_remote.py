@@ -52,7 +52,7 @@ def all_are_done(site: Site) -> bool:
     return len(states) == 12 and set(states) == {"done"}
 
 
-def test_photos_wait_for_a_server_and_cost_it_nothing_but_canaries(remote: Site, server: Server) -> None:
+def test_photos_wait_for_a_server_and_cost_it_nothing_but_probes(remote: Site, server: Server) -> None:
     """It is not ready at first; then every image is asked about once, and recorded once."""
     up = False
     server.answer = lambda _: bib() if up else error(503, "loading")

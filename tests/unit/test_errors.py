@@ -58,7 +58,7 @@ _SHOWN_BY = {
     ),
     "ModelRejectedError": (
         "test_a_photo_that_one_server_refuses_is_taken_to_the_other",
-        "test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused",
+        "test_a_refusal_costs_the_photo_an_attempt_if_the_probe_is_not_refused",
         "test_a_server_that_refuses_whatever_it_is_asked_costs_nothing",
     ),
     "ModelReplyError": ("test_an_answer_may_have_as_many_tokens_as_were_allowed",),

@@ -218,7 +218,7 @@ def test_one_bad_image_does_not_cost_its_neighbours(bench: Bench) -> None:
     assert (trouble["error"], trouble["attempts"]) == ("too dark", 3)
 
 
-def is_canary(image: Image.Image) -> bool:
+def is_probe(image: Image.Image) -> bool:
     return image.size == (64, 64)
 
 
@@ -234,13 +234,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_canaries_only(bench: Bench) -> None:
+def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_probes_only(bench: Bench) -> None:
     """It is told once, and told once that it is over; no photo is claimed meanwhile."""
     probes = 0
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
+        probes += is_probe(image)
         return gone(image) if probes < 30 else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
@@ -312,7 +312,7 @@ def test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothi
     poison = 2
 
     def answer(image: Image.Image) -> Prediction:
-        down = not is_canary(image) and poison in bench.runtime.shades
+        down = not is_probe(image) and poison in bench.runtime.shades
         return Prediction(error=ModelFaultError("500")) if down else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
@@ -328,8 +328,8 @@ def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_whil
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
-        if (is_canary(image) and probes % 3 == 1) or poison in bench.runtime.shades:
+        probes += is_probe(image)
+        if (is_probe(image) and probes % 3 == 1) or poison in bench.runtime.shades:
             return Prediction(error=ModelDisconnectedError("broke"))
         return Prediction(lines=(LINE,))
 
@@ -337,7 +337,7 @@ def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_whil
     assert one_of_four_fails(bench) == [("done", 1, None)] * 3 + [("failed", 3, "broke")]
 
 
-def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_once(
+def test_a_server_that_answers_probes_only_is_asked_less_and_less_and_told_of_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -350,7 +350,7 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
 
     monkeypatch.setattr(ModelHealth, "fail", noted)
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
-    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else gone(image)
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_probe(image) else gone(image)
     bench.add("a.png", 1)
     with capture_logs() as logs:
         bench.run_until(lambda: len(pauses) > 8)
@@ -359,10 +359,10 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
     assert [line["event"] for line in logs] == ["model.unavailable", "model.available"]
 
 
-def test_a_server_with_no_time_is_not_bothered_with_a_canary(bench: Bench) -> None:
+def test_a_server_with_no_time_is_not_bothered_with_a_probe(bench: Bench) -> None:
     busy = ModelBusyError("429")
     busy.retry_after = 3600.0
-    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=busy)
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_probe(image) else Prediction(error=busy)
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.failover.preferred.error is not None)
     assert bench.runtime.batches == [1]
@@ -394,7 +394,7 @@ def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
         gone(image)
         if not back.is_set()
         else Prediction(lines=(LINE,))
-        if is_canary(image)
+        if is_probe(image)
         else Prediction(error=ModelError("too dark"))
     )
     bench.pipeline = bench.make(fallback_after=0.001, reread=True)
@@ -412,9 +412,9 @@ def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused(bench: Bench) -> None:
+def test_a_refusal_costs_the_photo_an_attempt_if_the_probe_is_not_refused(bench: Bench) -> None:
     bench.runtime.answer = lambda image: (
-        Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=ModelRejectedError("400: too large"))
+        Prediction(lines=(LINE,)) if is_probe(image) else Prediction(error=ModelRejectedError("400: too large"))
     )
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.FAILED: 1})
@@ -472,7 +472,7 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
 @pytest.mark.usefixtures("hasty")
 def test_an_engine_that_died_and_cannot_be_started_again_is_fallen_back_from(bench: Bench) -> None:
     def answer(image: Image.Image) -> Prediction:
-        if is_canary(image):
+        if is_probe(image):
             return gone(image)
         raise ConfigurationError("vLLM cannot load it: out of memory")
 
@@ -489,7 +489,7 @@ def test_photos_wait_for_the_preferred_model_till_the_fallback_is_due(bench: Ben
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
+        probes += is_probe(image)
         return gone(image)
 
     bench.runtime.answer = answer
@@ -554,7 +554,7 @@ def test_a_model_that_has_use_for_it_is_asked_about_several_batches_at_a_time(be
 
     def answer(_: Image.Image) -> Prediction:
         nonlocal most
-        if is_canary(_):
+        if is_probe(_):
             return Prediction(lines=(LINE,))
         under_way.append(1)
         most = max(most, len(under_way))
