@@ -223,13 +223,12 @@ def model_errors() -> str:
 
 def other_errors() -> str:
     """Make a table of all other errors."""
-    kinds = [errors.BibwatchError, *_below(errors.BibwatchError)]
     rows = [
-        (f"`{kind.__name__}`", inspect.getdoc(kind) or "", kind.blame.value, str(kind.exit_code))
-        for kind in kinds
+        (f"`{kind.__name__}`", inspect.getdoc(kind) or "", kind.blame.value, kind.retry.value, str(kind.exit_code))
+        for kind in _below(errors.BibwatchError)
         if not issubclass(kind, errors.ModelError)
     ]
-    return _table(("error", "meaning", "to blame", "exit code"), rows)
+    return _table(("error", "meaning", "to blame", "tried again", "exit code"), rows)
 
 
 def _below(kind: type[errors.BibwatchError]) -> Iterator[Any]:

@@ -15,23 +15,22 @@ def pause(failures: int, *, first: float, longest: float) -> float:
 
 
 class CircuitBreaker:
-    """Opens with the first failure; says when to try again; closes with a success. Not thread-safe."""
+    """Counts failures in a row and says when to try again. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.failures = 0  # in a row
+        self.failures = 0  # since the last success
         self.retry_at = 0.0  # on the monotonic clock
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to try: nothing failed, or the pause is over."""
+        """Whether the pause after the last failure is over."""
         return time.monotonic() >= self.retry_at
 
     def fail(self, *, first: float, longest: float, at_least: float = 0.0) -> None:
-        """Count a failure; the pause is that of `pause`, but `at_least` so many seconds."""
+        """Count a failure and wait as `pause` says, or `at_least` so many seconds."""
         self.failures += 1
         self.retry_at = time.monotonic() + max(pause(self.failures, first=first, longest=longest), at_least)
 
     def succeed(self) -> None:
-        """Forget all failures."""
+        """Close the circuit. A pause that has begun goes on: the success may be of a request sent before it."""
         self.failures = 0
-        self.retry_at = 0.0

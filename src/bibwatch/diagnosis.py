@@ -61,11 +61,13 @@ def _server(stage: Stage[Any]) -> str:
     """List the server's models. Not every server can: that it responds is what counts."""
     name = stage.options.model_options.model
     try:
-        models = stage.runtime.served_models() or []
+        models = stage.runtime.served_models()
     except ModelTimeoutError:
         raise
     except (ModelNotServedError, ModelFaultError, ModelBusyError) as exc:
         return f"responds, but lists no models ({exc})"
+    if models is None:
+        return "not asked for its models"
     return f"lists {name}" if name in models else f"responds, but does not list {name}; it lists: {', '.join(models)}"
 
 

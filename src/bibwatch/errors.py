@@ -18,7 +18,7 @@ class Retry(Enum):
     NEVER = "no"
     ELSEWHERE = "at another server"
     SOON = "yes, after a pause"
-    LATER = "yes, when the server asks for it"
+    LATER = "yes, after the time the server asks for"
 
 
 class Blame(Enum):
@@ -45,6 +45,7 @@ class BibwatchError(Exception):
     exit_code: ClassVar[int] = 1
     retry: ClassVar[Retry] = Retry.NEVER
     blame: ClassVar[Blame] = Blame.CONFIGURATION
+    retry_after: float | None = None  # seconds to wait first, where somebody asks for that
 
 
 class ConfigurationError(BibwatchError):
@@ -71,11 +72,15 @@ class ModelError(BibwatchError):
 
     blame = Blame.PHOTO
     proof: ClassVar[Proof] = Proof.NONE
-    retry_after: float | None = None  # seconds the server asks for
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the model could not be used, as opposed to refusing this image or failing to read it."""
+        return self.blame is not Blame.PHOTO and self.proof is not Proof.PROBE
 
 
 class ModelRejectedError(ModelError):
-    """The server refuses the request (400, 413, 415, 422): because of the image, or of what all requests have."""
+    """The server refuses the request (400, 413, 415, 422): because of the image, or of something in every request."""
 
     retry = Retry.ELSEWHERE
     blame = Blame.UNCLEAR

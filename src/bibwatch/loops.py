@@ -22,7 +22,7 @@ from bibwatch.errors import StoreError
 log = structlog.get_logger()
 T = TypeVar("T")
 
-_LOG_EVERY = 20  # tries of the database between two log lines: about ten minutes
+_LOG_EVERY = 20  # tries of the database between two log lines: up to ten minutes
 
 
 class Loop(ABC):
@@ -65,7 +65,7 @@ class Loop(ABC):
             wait=lambda state: pause(state.attempt_number, first=0.5, longest=30),
             stop=stop_when_event_set(self.stop),
             sleep=sleep_using_event(self.stop),
-            before_sleep=self._trouble,
+            before_sleep=self._log_failure,
             reraise=True,
         )
         result = retrying(action)
@@ -73,8 +73,8 @@ class Loop(ABC):
             log.info("store.available", loop=self.name, waited_seconds=round(retrying.statistics["idle_for"], 1))
         return result
 
-    def _trouble(self, state: RetryCallState) -> None:
-        self.heartbeat()  # waiting for the database is what this loop should do now
+    def _log_failure(self, state: RetryCallState) -> None:
+        self.heartbeat()  # waiting for the database is progress: the loop is not stuck
         if state.attempt_number % _LOG_EVERY == 1 and state.outcome is not None:
             log.error("store.unavailable", loop=self.name, error=str(state.outcome.exception()), retry="until it works")
 
@@ -83,7 +83,7 @@ class Loop(ABC):
             self.work()
         except StoreError as exc:
             log.warning("store.abandoned", loop=self.name, error=str(exc))
-        except BaseException as exc:  # whatever it is, the daemon must end and say so
+        except BaseException as exc:  # whatever it is, the daemon must end and report it
             self.failure = exc
             log.exception("loop.failed", loop=self.name)
         finally:

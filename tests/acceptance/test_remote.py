@@ -52,7 +52,7 @@ def all_are_done(site: Site) -> bool:
     return len(states) == 12 and set(states) == {"done"}
 
 
-def test_photos_wait_for_a_server_and_cost_it_nothing_but_canaries(remote: Site, server: Server) -> None:
+def test_photos_wait_for_a_server_and_cost_it_nothing_but_probes(remote: Site, server: Server) -> None:
     """It is not ready at first; then every image is asked about once, and recorded once."""
     up = False
     server.answer = lambda _: bib() if up else error(503, "loading")
@@ -179,7 +179,7 @@ def test_check_calls_a_server_that_hangs_wrong_at_once(remote: Site, server: Ser
     assert done.returncode == 1
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["step"], last["wrong"]) == ("server", True)
-    assert "no whole reply within timeout_seconds = 0.5" in last["says"]
+    assert "no complete response within timeout_seconds = 0.5" in last["says"]
 
 
 def test_check_looks_at_each_server_and_each_fallback(remote: Site, server: Server) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bibwatch import backoff, errors
-from bibwatch.errors import BibwatchError, Blame, ModelError, PhotoError, Proof, Retry
+from bibwatch.errors import BibwatchError, Blame, ModelError, ModelUnavailableError, PhotoError, Proof, Retry
 
 # What the code decides by, spelt out: a change here is a change of what becomes of photos.
 _MODEL = {
@@ -24,6 +25,44 @@ _MODEL = {
     "ModelTimeoutError": (Retry.ELSEWHERE, Blame.UNCLEAR, Proof.ALONE),
     "ModelReplyError": (Retry.NEVER, Blame.PHOTO, Proof.NONE),
     "ModelTruncatedError": (Retry.NEVER, Blame.PHOTO, Proof.NONE),
+}
+
+# Which tests show what is done about it.
+_SHOWN_BY = {
+    "ModelUnreachableError": (
+        "test_a_server_that_is_not_there",
+        "test_a_name_that_nobody_knows",
+        "test_a_server_that_speaks_no_tls",
+    ),
+    "ModelDisconnectedError": (
+        "test_a_reply_that_breaks_off_is_none",
+        "test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_while_the_server_is_away",
+    ),
+    "ModelBusyError": (
+        "test_a_storm_of_refusals_costs_no_photo",
+        "test_nobody_waits_for_a_server_that_asks_for_too_long",
+        "test_a_busy_server_is_given_the_time_it_asks_for",
+    ),
+    "ModelTimeoutError": (
+        "test_a_server_that_is_silent_or_drips_is_given_up",
+        "test_when_one_hangs_the_other_answers",
+    ),
+    "ModelFaultError": (
+        "test_what_is_no_answer_is_a_typed_error_on_one_line",
+        "test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothing",
+    ),
+    "ModelNotServedError": (
+        "test_a_key_that_is_refused_is_named_by_its_file",
+        "test_a_model_the_server_does_not_have",
+        "test_another_model_that_answers_is_not_the_one_that_was_asked",
+    ),
+    "ModelRejectedError": (
+        "test_a_photo_that_one_server_refuses_is_taken_to_the_other",
+        "test_a_refusal_costs_the_photo_an_attempt_if_the_probe_is_not_refused",
+        "test_a_server_that_refuses_whatever_it_is_asked_costs_nothing",
+    ),
+    "ModelReplyError": ("test_an_answer_may_have_as_many_tokens_as_were_allowed",),
+    "ModelTruncatedError": ("test_answers_that_were_cut_off_are_no_descriptions",),
 }
 
 
@@ -42,6 +81,19 @@ def test_whose_fault_an_error_is_and_whether_to_retry() -> None:
 @pytest.mark.parametrize("kind", [ModelError, *all_below(ModelError)])
 def test_proof_is_asked_for_where_blame_is_unclear_and_nowhere_else(kind: type[ModelError]) -> None:
     assert (kind.blame is Blame.UNCLEAR) == bool(kind.proof)
+
+
+def test_an_error_is_an_outage_where_the_model_is_unavailable_and_nowhere_else() -> None:
+    """A refusal is none: the server answers, if not this request."""
+    unavailable = {ModelUnavailableError, *all_below(ModelUnavailableError)}
+    assert {kind for kind in (ModelError, *all_below(ModelError)) if kind("").is_outage} == unavailable  # type: ignore[attr-defined]
+
+
+def test_what_is_done_about_each_error_is_shown_by_a_test() -> None:
+    """Of each that is raised: the two above others are not in the table."""
+    assert _SHOWN_BY.keys() == _MODEL.keys() - {"ModelError", "ModelUnavailableError"}
+    tests = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for names in _SHOWN_BY.values() for name in names if f"def {name}(" not in tests] == []
 
 
 @pytest.mark.parametrize("kind", list(all_below(BibwatchError)))
@@ -73,4 +125,6 @@ def test_a_breaker_waits_as_long_as_it_is_asked_to(monkeypatch: pytest.MonkeyPat
     breaker.fail(first=1, longest=30)
     assert (breaker.failures, breaker.is_due) == (2, False)
     breaker.succeed()
-    assert (breaker.failures, breaker.is_due) == (0, True)
+    assert (breaker.failures, breaker.is_due) == (0, False)  # what succeeded was sent before the pause
+    clock = 162.0
+    assert breaker.is_due

@@ -234,7 +234,7 @@ def test_a_pattern_that_cannot_be_sent_is_an_error_and_not_left_out(
     ],
 )
 def test_the_address_that_is_asked(api_url: str, asked: str) -> None:
-    assert Address(api_url).service("/chat/completions") == asked
+    assert Address(api_url).endpoint("/chat/completions") == asked
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def said(status: int, body: dict[str, Any]) -> Answer:
             ModelRejectedError,
             "fields.*'logprobs'",
         ),
-        (said(200, {}), ModelFaultError, "no chat completion"),
+        (said(200, {}), ModelFaultError, "not a chat completion"),
     ],
 )
 def test_the_errors_of_other_servers(
@@ -566,27 +566,27 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=written), None)
     else:
         assert (prediction.text, type(prediction.error)) == ("", kind)
-        assert "an answer of 5 tokens where 4 are allowed" in str(prediction.error)
+        assert "a reply of 5 tokens where 4 are allowed" in str(prediction.error)
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "says"),
     [
-        (Answer(b"<html>hello</html>"), ModelFaultError, "no chat completion: <html>hello"),
+        (Answer(b"<html>hello</html>"), ModelFaultError, "not a chat completion: <html>hello"),
         (Answer(b""), ModelFaultError, "no message"),
-        (Answer(b"\xff\x00\x1b[31m\n{"), ModelFaultError, "no chat completion"),
-        (Answer(b"[" * 100_000), ModelFaultError, "no chat completion"),
-        (Answer(b"9" * 100_000), ModelFaultError, "no chat completion"),
-        (Answer(b"[]"), ModelFaultError, "no chat completion"),
-        (Answer(b'{"error": "model crashed"}'), ModelFaultError, "no chat completion: model crashed"),
+        (Answer(b"\xff\x00\x1b[31m\n{"), ModelFaultError, "not a chat completion"),
+        (Answer(b"[" * 100_000), ModelFaultError, "not a chat completion"),
+        (Answer(b"9" * 100_000), ModelFaultError, "not a chat completion"),
+        (Answer(b"[]"), ModelFaultError, "not a chat completion"),
+        (Answer(b'{"error": "model crashed"}'), ModelFaultError, "not a chat completion: model crashed"),
         (Answer(b'{"choices": []}'), ModelFaultError, "no choices, not one"),
         (chat("42", choices=2), ModelFaultError, "2 choices, not one"),
-        (Answer(b'{"choices": [{"message": {"content": [1]}}]}'), ModelFaultError, "no chat completion"),
+        (Answer(b'{"choices": [{"message": {"content": [1]}}]}'), ModelFaultError, "not a chat completion"),
         (chat(None), ModelReplyError, "no text"),
         (chat(""), ModelReplyError, "no text"),
         (chat("", "x\n" * 1000), ModelReplyError, r"no text \(finish_reason x x"),
         (chat("I cannot", "content_filter"), ModelReplyError, "content_filter"),
-        (chat("half an ans", "abort"), ModelFaultError, "gave up"),
+        (chat("half an ans", "abort"), ModelFaultError, "aborted"),
         (error(400, "max_tokens is too large"), ModelRejectedError, "400: max_tokens is too large"),
         (error(413), ModelRejectedError, "413: because"),
         (error(415), ModelRejectedError, "415: because"),
@@ -598,11 +598,11 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         (error(429, "slow down"), ModelBusyError, "429: slow down"),
         (Answer(b"<html>\n Bad\n gateway", 502), ModelBusyError, "502: <html> Bad gateway"),
         (error(503, "The engine is currently busy"), ModelBusyError, "503: The engine is currently busy"),
-        (error(408), ModelTimeoutError, "was not in time"),
+        (error(408), ModelTimeoutError, "timed out"),
         (Answer(b'{"error": "loading"}', 504), ModelTimeoutError, "504: loading"),
         (error(500), ModelFaultError, "500: because"),
         (error(529), ModelFaultError, "529: because"),
-        (Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}), ModelFaultError, "cannot be unpacked"),
+        (Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}), ModelFaultError, "cannot be decompressed"),
         (Answer(b"", 200, {"no header": "x"}), ModelDisconnectedError, "broke"),
         (None, ModelDisconnectedError, "broke"),
     ],
@@ -686,7 +686,7 @@ def test_a_reply_without_end_is_given_up(server: Server, ask: Callable[..., list
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**12)}, pieces=endless())
     (prediction,) = ask()
     assert type(prediction.error) is ModelFaultError
-    assert "a reply of over 16000000 bytes" in str(prediction.error)
+    assert "a response of over 16000000 bytes" in str(prediction.error)
 
 
 @pytest.mark.parametrize("first", [b"", b" "])
@@ -702,7 +702,7 @@ def test_a_server_that_is_silent_or_drips_is_given_up(
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**9)}, pieces=drops())
     (prediction,) = ask(timeout_seconds=0.2)
     assert type(prediction.error) is ModelTimeoutError
-    assert "no whole reply within timeout_seconds = 0.2" in str(prediction.error)
+    assert "no complete response within timeout_seconds = 0.2" in str(prediction.error)
 
 
 def test_a_server_that_is_not_there(server: Server, ask: Callable[..., list[Prediction]]) -> None:
@@ -762,7 +762,7 @@ def test_a_certificate_that_nobody_signed_is_not_trusted(
 ) -> None:
     (prediction,) = ask(api_url=tls_server.url)
     assert type(prediction.error) is ModelUnreachableError
-    assert "set ca_file to who signed it" in str(prediction.error)
+    assert "set ca_file to the authority that signed it" in str(prediction.error)
     assert tls_server.asked == []
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from bibwatch.domain.box import Box
 from bibwatch.domain.states import State
 from bibwatch.errors import (
+    BibwatchError,
     ConfigurationError,
     ModelBusyError,
     ModelDisconnectedError,
@@ -48,6 +50,12 @@ class ScriptedOptions(ModelOptions):
     """Options of an OCR."""
 
     output_kind = OutputKind.LINES
+
+
+class RemoteOptions(ScriptedOptions):
+    """Options of one behind a server."""
+
+    is_remote = True
 
 
 class Scripted(Runtime[ModelOptions]):
@@ -210,7 +218,7 @@ def test_one_bad_image_does_not_cost_its_neighbours(bench: Bench) -> None:
     assert (trouble["error"], trouble["attempts"]) == ("too dark", 3)
 
 
-def is_canary(image: Image.Image) -> bool:
+def is_probe(image: Image.Image) -> bool:
     return image.size == (64, 64)
 
 
@@ -226,13 +234,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_canaries_only(bench: Bench) -> None:
+def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_probes_only(bench: Bench) -> None:
     """It is told once, and told once that it is over; no photo is claimed meanwhile."""
     probes = 0
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
+        probes += is_probe(image)
         return gone(image) if probes < 30 else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
@@ -272,7 +280,20 @@ def test_a_busy_server_is_given_the_time_it_asks_for(bench: Bench) -> None:
     error.retry_after = 3600.0
     model = bench.failover.preferred
     model.fail(error)
-    assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_PATIENCE
+    assert 100 < model._breaker.retry_at - time.monotonic() <= model_health._LONGEST_RETRY_AFTER
+
+
+def test_a_photo_that_was_read_while_others_failed_hastens_no_probe(bench: Bench) -> None:
+    """Its batch was under way already when the server asked for time."""
+    busy = ModelBusyError("busy")
+    busy.retry_after = 3600.0
+    model = bench.failover.preferred
+    model.fail(busy)
+    model.succeed()
+    bench.runtime.batches.clear()
+    with ThreadPoolExecutor(1) as probes:
+        assert not model.is_available(probes)
+    assert bench.runtime.batches == []
 
 
 def one_of_four_fails(bench: Bench) -> list[tuple[object, ...]]:
@@ -291,7 +312,7 @@ def test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothi
     poison = 2
 
     def answer(image: Image.Image) -> Prediction:
-        down = not is_canary(image) and poison in bench.runtime.shades
+        down = not is_probe(image) and poison in bench.runtime.shades
         return Prediction(error=ModelFaultError("500")) if down else Prediction(lines=(LINE,))
 
     bench.runtime.answer = answer
@@ -307,8 +328,8 @@ def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_whil
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
-        if (is_canary(image) and probes % 3 == 1) or poison in bench.runtime.shades:
+        probes += is_probe(image)
+        if (is_probe(image) and probes % 3 == 1) or poison in bench.runtime.shades:
             return Prediction(error=ModelDisconnectedError("broke"))
         return Prediction(lines=(LINE,))
 
@@ -316,7 +337,7 @@ def test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_whil
     assert one_of_four_fails(bench) == [("done", 1, None)] * 3 + [("failed", 3, "broke")]
 
 
-def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_once(
+def test_a_server_that_answers_probes_only_is_asked_less_and_less_and_told_of_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -329,7 +350,7 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
 
     monkeypatch.setattr(ModelHealth, "fail", noted)
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.001)
-    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else gone(image)
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_probe(image) else gone(image)
     bench.add("a.png", 1)
     with capture_logs() as logs:
         bench.run_until(lambda: len(pauses) > 8)
@@ -338,10 +359,10 @@ def test_a_server_that_answers_canaries_only_is_asked_less_and_less_and_told_of_
     assert [line["event"] for line in logs] == ["model.unavailable", "model.available"]
 
 
-def test_a_server_with_no_time_is_not_bothered_with_a_canary(bench: Bench) -> None:
+def test_a_server_with_no_time_is_not_bothered_with_a_probe(bench: Bench) -> None:
     busy = ModelBusyError("429")
     busy.retry_after = 3600.0
-    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=busy)
+    bench.runtime.answer = lambda image: Prediction(lines=(LINE,)) if is_probe(image) else Prediction(error=busy)
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.failover.preferred.error is not None)
     assert bench.runtime.batches == [1]
@@ -373,7 +394,7 @@ def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
         gone(image)
         if not back.is_set()
         else Prediction(lines=(LINE,))
-        if is_canary(image)
+        if is_probe(image)
         else Prediction(error=ModelError("too dark"))
     )
     bench.pipeline = bench.make(fallback_after=0.001, reread=True)
@@ -391,9 +412,9 @@ def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_refusal_costs_the_photo_an_attempt_if_the_canary_is_not_refused(bench: Bench) -> None:
+def test_a_refusal_costs_the_photo_an_attempt_if_the_probe_is_not_refused(bench: Bench) -> None:
     bench.runtime.answer = lambda image: (
-        Prediction(lines=(LINE,)) if is_canary(image) else Prediction(error=ModelRejectedError("400: too large"))
+        Prediction(lines=(LINE,)) if is_probe(image) else Prediction(error=ModelRejectedError("400: too large"))
     )
     bench.add("a.png", 1)
     bench.run_until(lambda: bench.counts() == {State.FAILED: 1})
@@ -451,7 +472,7 @@ def test_a_fallback_reads_while_the_preferred_model_is_away(bench: Bench, *, rer
 @pytest.mark.usefixtures("hasty")
 def test_an_engine_that_died_and_cannot_be_started_again_is_fallen_back_from(bench: Bench) -> None:
     def answer(image: Image.Image) -> Prediction:
-        if is_canary(image):
+        if is_probe(image):
             return gone(image)
         raise ConfigurationError("vLLM cannot load it: out of memory")
 
@@ -468,7 +489,7 @@ def test_photos_wait_for_the_preferred_model_till_the_fallback_is_due(bench: Ben
 
     def answer(image: Image.Image) -> Prediction:
         nonlocal probes
-        probes += is_canary(image)
+        probes += is_probe(image)
         return gone(image)
 
     bench.runtime.answer = answer
@@ -500,6 +521,31 @@ def test_a_fallback_that_cannot_be_loaded_leaves_the_work_to_the_next(
     assert presets(bench) == [("a.png", "fallback")]
 
 
+@pytest.mark.parametrize("options", [ScriptedOptions, RemoteOptions])
+def test_only_a_fallback_behind_a_server_is_loaded_at_the_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, options: type[ModelOptions]
+) -> None:
+    """Loading that costs nothing, and shows a missing key; how many calls a model takes says nothing of that."""
+    loaded: list[str] = []
+    monkeypatch.setattr(Scripted, "load", lambda self: loaded.append(self.options.name))
+    fallback = Scripted(options(kind="scripted", name="fallback"), calls=2)
+    failover = Failover([bench.model(each) for each in (bench.runtime, fallback)], 0.0)
+    failover.start(lambda: False)
+    failover.close()
+    assert ("fallback" in loaded) is options.is_remote
+
+
+def test_a_runtime_that_raises_anything_ends_the_start_with_one_line(bench: Bench) -> None:
+    """It may be a plugin's."""
+
+    def short_answers() -> AbstractContextManager[None]:
+        raise AttributeError("no\nengine")
+
+    bench.runtime.short_answers = short_answers  # type: ignore[method-assign]
+    with pytest.raises(BibwatchError, match=r"^preset scripted: AttributeError: no engine$"):
+        bench.make()
+
+
 def test_a_model_that_has_use_for_it_is_asked_about_several_batches_at_a_time(bench: Bench) -> None:
     """And about no more: the barrier breaks unless two are under way, and a third would be counted."""
     together = threading.Barrier(2, timeout=30)
@@ -508,7 +554,7 @@ def test_a_model_that_has_use_for_it_is_asked_about_several_batches_at_a_time(be
 
     def answer(_: Image.Image) -> Prediction:
         nonlocal most
-        if is_canary(_):
+        if is_probe(_):
             return Prediction(lines=(LINE,))
         under_way.append(1)
         most = max(most, len(under_way))

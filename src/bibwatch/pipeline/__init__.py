@@ -1,1 +1,1 @@
-"""The pipeline: ledger to stage to ledger. Batching, decoding ahead, retries."""
+"""The pipeline, from ledger to stage to ledger: batching, decoding ahead, retries, failover."""

@@ -20,7 +20,7 @@ from bibwatch.store.records import Claim, Finished, Priority, Result
 
 @dataclass(eq=False)
 class Batch:
-    """Claimed files, their photos as they are decoded, the model that reads them, and the result to come."""
+    """Claimed files, their photos once decoded, the model that reads them, and the result once there is one."""
 
     claims: list[Claim]
     photos: list[Future[Photo | Finished]]
@@ -31,20 +31,20 @@ class Batch:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether this is one photo that is read alone, for what happened when it was read with others."""
+        """Whether this is a single photo, read alone because of what happened when it was read with others."""
         return self.claims[0].priority == Priority.QUARANTINED
 
 
 @dataclass
 class BatchResult:
-    """What came of a batch. Claims that are in neither list were not read, and it was not their fault."""
+    """The result of a batch. Claims in neither list were not read, through no fault of the photo."""
 
     finished: list[Finished] = field(default_factory=list)
     quarantined: list[Claim] = field(default_factory=list)  # to be read again, each alone
     unavailable: ModelError | None = None  # why the model is unavailable
 
     def add(self, batch: Batch, claim: Claim, photo: Photo, outcome: Outcome | None, max_attempts: int) -> None:
-        """Add what came of one photo (None: there is a result already)."""
+        """Add the outcome of one photo; None where there is a result already."""
         error = outcome.error if outcome else None
         if outcome is None or error is None:
             self.finished.append(Finished(claim, photo, _result(outcome, batch) if outcome else None))
@@ -67,7 +67,7 @@ class BatchResult:
 
 
 def _result(outcome: Outcome, batch: Batch) -> Result:
-    """Return what is recorded of an outcome: judged at once, if it is one with candidates."""
+    """Return what is recorded of an outcome; candidates are judged at once."""
     of_bibs, judge = outcome.output is None, batch.judge
     return Result(
         model=batch.model.stage.options.model_options.model,

@@ -1,7 +1,6 @@
-"""Which model reads now: the preferred one, or, when that has been away for long, the next in line.
+"""Which model reads now: the preferred one, or a fallback once that has been unavailable for long enough.
 
-Knows since when a model cannot be asked and when to try it again: with one small picture, a probe, never with a
-photo. Does not know photos or the ledger.
+Does not know photos or the ledger.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from bibwatch.pipeline.model_health import ModelHealth
 
 log = structlog.get_logger()
 
-_START_SECONDS = 20.0  # that a server may take for its first answer before the folders are watched
+_START_SECONDS = 20.0  # to wait for the first reply of a server before watching the folders anyway
 _TICK_SECONDS = 0.02
 
 
 class Failover:
-    """The models of one daemon, the preferred one first. All of it belongs to one thread."""
+    """The models of one daemon, the preferred one first. Not thread-safe, except `waiting_seconds`."""
 
     def __init__(self, models: Sequence[ModelHealth], fallback_after: float) -> None:
-        """`fallback_after` is how many seconds the preferred model must have been away for another to take over."""
+        """`fallback_after` is how many seconds the preferred model must be unavailable before a fallback takes over."""
         self.models = models
         self._after = fallback_after
         self._probes = ThreadPoolExecutor(len(models), thread_name_prefix="probe")
@@ -39,21 +38,21 @@ class Failover:
         return self.models[0]
 
     @property
-    def has_probe_under_way(self) -> bool:
+    def is_probing(self) -> bool:
         return any(model.is_being_probed for model in self.models)
 
     @property
     def waiting_seconds(self) -> float:
-        """For how long no model could be asked, beyond the time the preferred one is given to come back."""
+        """How long photos have waited for any model, not counting the time that the preferred one has to come back."""
         since = self._waiting_since  # another thread may change it
         given = self._after if len(self.models) > 1 else 0.0
         return max(0.0, time.monotonic() - since - given) if since is not None else 0.0
 
     def start(self, stopped: Callable[[], bool]) -> None:
-        """Load the preferred model and let it answer once, unless `stopped` says that nobody waits any longer.
+        """Load the preferred model and make it answer a probe; return early if `stopped` returns true.
 
-        A server may take long to answer, or not be there yet: photos wait in the ledger. Raises ConfigurationError if
-        this machine cannot run the model, or cannot ask one on a server that it may have to fall back to.
+        A server need not be up yet: photos wait in the ledger. Raises ConfigurationError if this machine cannot run
+        the model, or if a fallback on a server is configured wrongly.
         """
         start = time.monotonic()
         for model in self.models[1:]:
@@ -67,15 +66,15 @@ class Failover:
             time.sleep(_TICK_SECONDS)
         if self.preferred.error is None:
             log.info("model.ready", preset=self.preferred.preset, seconds=round(time.monotonic() - start, 2))
-        elif getattr(self.preferred.error, "blame", None) not in {Blame.SERVER, Blame.UNCLEAR}:
+        elif self.preferred.error.blame not in {Blame.SERVER, Blame.UNCLEAR}:
             raise self.preferred.error
 
     def recognisers(self, model: ModelHealth) -> list[Recogniser]:
-        """Return whose results count when a model is to read: those of a fallback do not count for its betters."""
+        """Return whose results make reading with a model unnecessary: its own, and those of models before it."""
         return [each.recogniser for each in self.models[: self.models.index(model) + 1]]
 
     def current(self, *, needed: bool = True) -> ModelHealth | None:
-        """Return the model to ask next; None while photos must wait. Where none do (not `needed`), none is loaded."""
+        """Return the model to use now, or None. Unless photos wait (`needed`), no fallback is loaded."""
         model = self._choose(needed=needed)
         if model is None:
             if needed:
@@ -88,7 +87,7 @@ class Failover:
         return model
 
     def close(self) -> None:
-        """Let all models go; a probe under way is not waited for."""
+        """Close all models, without waiting for probes."""
         self._probes.shutdown(wait=False, cancel_futures=True)
         for model in self.models:
             model.stage.close()
@@ -99,5 +98,5 @@ class Failover:
             return preferred
         if not needed or time.monotonic() - (preferred.since or 0.0) < self._after:
             return None
-        # The next in line is loaded only now. While it loads, one further back may read already.
+        # Probing a fallback loads it. Until it is loaded, a later one may read.
         return next((model for model in fallbacks if model.is_available(self._probes)), None)

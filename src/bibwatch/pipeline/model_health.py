@@ -1,4 +1,4 @@
-"""Whether one model is available: a circuit breaker that probes close, never photos.
+"""Whether one model is available: a circuit breaker that is closed by probes, never by photos.
 
 Does not know the ledger, nor which other models there are.
 """
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 _AVAILABLE = "model.available"
 _FIRST_PAUSE = 1.0  # seconds before the first probe
 _LONGEST_PAUSE = 30.0  # seconds between two probes
-_LONGEST_PATIENCE = 300.0  # seconds, of those that a busy server asks for
+_LONGEST_RETRY_AFTER = 300.0  # seconds between two probes, if a busy server asks for it
 
 
 class ModelHealth:
@@ -34,21 +34,21 @@ class ModelHealth:
         self.batch_size: int = stage.options.model_options.batch_size
         self.recogniser = stage.options.recogniser(stage_name)
         # Why the model is unavailable, if it is, and since when on the monotonic clock.
-        self.error: BaseException | None = ModelUnavailableError(f"{self.preset} is not loaded yet")
+        self.error: BibwatchError | None = ModelUnavailableError(f"{self.preset} is not loaded yet")
         self.since: float | None = None
         self._breaker = CircuitBreaker()  # says when the next probe is due
         self._reported: set[str] = set()  # since a photo was last read
-        self._probe: Future[None] | None = None
+        self._probe: Future[BibwatchError | None] | None = None
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BibwatchError) -> None:
         """Record that the model is unavailable; log each kind of reason once."""
         if type(error).__name__ not in self._reported:
             log.error("model.unavailable", preset=self.preset, error=one_line(error, 500))
             self._reported.add(type(error).__name__)
         self.since = self.since or time.monotonic()
         self.error = error
-        asked_for = getattr(error, "retry_after", None) or 0.0
-        self._breaker.fail(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, at_least=min(asked_for, _LONGEST_PATIENCE))
+        asked_for = min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)
+        self._breaker.fail(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, at_least=asked_for)
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(0)
 
     def recover(self) -> None:
@@ -60,7 +60,7 @@ class ModelHealth:
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
 
     def succeed(self) -> None:
-        """Record that a photo was read, which shows more than a probe: some servers answer probes and nothing else."""
+        """Record that a photo was read. That proves more than a probe, which is all that some servers answer."""
         self.since = None
         self._breaker.succeed()
         self._reported.clear()
@@ -71,17 +71,14 @@ class ModelHealth:
         With `probe`, a probe is sent where the outcomes alone do not say. Thread-safe.
         """
         errors = [outcome.error for outcome in outcomes if outcome]
-        doubt = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
-        if doubt is None or not probe or self.error or doubt.retry is Retry.LATER:
-            return doubt
-        try:
-            self.stage.warm_up()
-        except ModelError as exc:
-            return exc
-        except BibwatchError as exc:  # an engine that died and does not start again, say
-            return ModelUnavailableError(str(exc))
-        # Where a photo may be to blame, reading it alone or counting its attempts settles it; all else waits.
-        return None if doubt.blame is Blame.UNCLEAR or not all(errors) else doubt
+        suspect = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
+        if suspect is None or not probe or self.error or suspect.retry is Retry.LATER:
+            return suspect
+        if failure := self._send_probe():
+            # Anything else is, for example, an engine that died and does not start again.
+            return failure if isinstance(failure, ModelError) else ModelUnavailableError(str(failure))
+        # Where a photo may be to blame, reading it alone or counting its attempts decides. The rest waits.
+        return None if suspect.blame is Blame.UNCLEAR or not all(errors) else suspect
 
     @property
     def is_being_probed(self) -> bool:
@@ -93,12 +90,22 @@ class ModelHealth:
         if self.error is None:
             return True
         if self._probe is None and self._breaker.is_due:
-            self._probe = probes.submit(self.stage.warm_up)
+            self._probe = probes.submit(self._send_probe)
         if self._probe is not None and self._probe.done():
-            error = self._probe.exception()
+            error = self._probe.result()
             self._probe = None
             if error:
                 self.fail(error)
             else:
                 self.recover()
         return self.error is None
+
+    def _send_probe(self) -> BibwatchError | None:
+        """Make the model answer once, and return why it did not; None if it did."""
+        try:
+            self.stage.warm_up()
+        except BibwatchError as exc:
+            return exc
+        except Exception as exc:  # noqa: BLE001  # a plugin's runtime may raise anything
+            return BibwatchError(f"preset {self.preset}: {type(exc).__name__}: {one_line(exc)}")
+        return None

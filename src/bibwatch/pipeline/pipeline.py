@@ -1,8 +1,8 @@
-"""The loop that reads: claims batches, has them decoded and read, records what came of each; one commit a batch.
+"""The loop that claims batches, has them decoded and read, and records the results, with one commit per batch.
 
-While the model works on one batch, the next is read from disk and decoded; a model that has use for several batches
-at a time gets them. Knows the ledger and which model reads now; does not know how photos came, nor what an answer
-is worth (batch.py).
+While the model works on one batch, the next is loaded and decoded; a model that can work on several batches at a time
+gets several. Knows the ledger and which model reads now. Does not know how photos arrived, nor what an outcome means
+for a photo (batch.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bibwatch.store.records import Claim, Finished
 
 log = structlog.get_logger()
 
-_IDLE_SECONDS = 1.0  # between two looks for work that came without news (`bibwatch retry`)
-_DRAIN_SECONDS = 8.0  # after a stop, photos of the batches in flight are still read for so long
-_MOST_REPORTED = 10_000  # troubles remembered, so as to tell each once
-_SLICE_SECONDS = 0.5  # between two looks at whether to go on waiting for a photo
+_IDLE_SECONDS = 1.0  # between two checks for work that nothing announced (`bibwatch retry`)
+_DRAIN_SECONDS = 8.0  # after a stop, to finish reading the batches in flight
+_MAX_REPORTED = 10_000  # photo errors remembered, to log each only once
+_SLICE_SECONDS = 0.5  # between two checks whether to go on waiting
 
 
 class Pipeline(Loop):
@@ -52,9 +52,9 @@ class Pipeline(Loop):
         stop: threading.Event,
         news: threading.Event,
     ) -> None:
-        """`reread`: what a fallback has read is read again when the preferred model is back.
+        """`reread`: photos that only a fallback has read are read again once the preferred model is back.
 
-        `zone` is the time zone of cameras that write none.
+        `zone` is the time zone of cameras that write none. `news` is set when there may be work.
         """
         super().__init__("pipeline", stop)
         self._failover = failover
@@ -66,10 +66,10 @@ class Pipeline(Loop):
         self._reread = reread
         self._news = news
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        abreast = sum(model.stage.concurrent_calls for model in failover.models)
+        concurrent = sum(model.stage.concurrent_calls for model in failover.models)
         self._largest_batch = max(model.batch_size for model in failover.models)
-        self._readers = ThreadPoolExecutor(abreast, thread_name_prefix="read")
-        self._flight: list[Batch] = []
+        self._readers = ThreadPoolExecutor(concurrent, thread_name_prefix="read")
+        self._in_flight: list[Batch] = []
         self._decoding: list[Future[Photo | Finished]] = []
         self._reported: set[tuple[str, ...]] = set()
         self._ready_since: float | None = None
@@ -77,11 +77,11 @@ class Pipeline(Loop):
 
     def work(self) -> None:
         while not self.stop.is_set():
-            if self._record() or self._take():
+            if self._record() or self._start_batch():
                 self.heartbeat()
                 continue
-            if not self._flight:
-                self.heartbeat()  # nothing to do is no trouble; a model that does not answer is
+            if not self._in_flight:
+                self.heartbeat()  # having nothing to do is healthy; waiting for a model that hangs is not
                 self.extend_deadline(0)
             self._news.wait(self._wait_seconds())
             self._news.clear()
@@ -93,18 +93,18 @@ class Pipeline(Loop):
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is under way still which nothing can interrupt: a decoder, a model, a probe."""
-        reading = any(batch.result.running() for batch in self._flight)
+        """Whether a decoder, a model or a probe is still running; nothing can interrupt them."""
+        reading = any(batch.result.running() for batch in self._in_flight)
         decoding = any(future.running() for future in self._decoding)
-        return reading or decoding or self._failover.has_probe_under_way
+        return reading or decoding or self._failover.is_probing
 
     def _wait_seconds(self) -> float:
         if self._ready_since is None:
             return _IDLE_SECONDS
         return min(max(0.01, self._ready_since + self._settings.batch_wait_seconds - time.monotonic()), _IDLE_SECONDS)
 
-    def _take(self) -> bool:
-        """Start a batch if there is a model for it, and enough photos, or they have waited long enough."""
+    def _start_batch(self) -> bool:
+        """Start a batch that is full or has waited long enough, if there is a model; return whether one started."""
         ready = self.retry_until_stored(lambda: self._ledger.ready(self._largest_batch))
         model = self._model(needed=ready > 0)
         if ready == 0 or model is None or not self._has_room(model):
@@ -114,17 +114,17 @@ class Pipeline(Loop):
         waited = time.monotonic() - self._ready_since
         if ready < model.batch_size and waited < self._settings.batch_wait_seconds:
             return False
-        claims = self.retry_until_stored(lambda: self._ledger.claim(model.batch_size, quarantined=not self._flight))
+        claims = self.retry_until_stored(lambda: self._ledger.claim(model.batch_size, quarantined=not self._in_flight))
         self._ready_since = None
         if claims:
-            self._start(claims, model)
+            self._submit(claims, model)
         return bool(claims)
 
     def _has_room(self, model: ModelHealth) -> bool:
-        """Tell whether another batch may be under way: one more than the model reads, none beside a quarantined."""
-        alone = any(batch.is_quarantined for batch in self._flight)
-        its = sum(batch.model is model for batch in self._flight)
-        return not alone and its <= model.stage.concurrent_calls
+        """Return whether another batch may start: one more than the model works on, but none beside a quarantined."""
+        quarantined = any(batch.is_quarantined for batch in self._in_flight)
+        batches = sum(batch.model is model for batch in self._in_flight)
+        return not quarantined and batches <= model.stage.concurrent_calls
 
     def _model(self, *, needed: bool) -> ModelHealth | None:
         before = self._failover.last
@@ -134,24 +134,24 @@ class Pipeline(Loop):
         return model
 
     def _read_again(self) -> None:
-        """Have photos that only a fallback has read wait for the preferred model, after all others."""
+        """Queue photos that only a fallback has read for the preferred model, after all others."""
         photos = self.retry_until_stored(lambda: self._ledger.read_again(self._failover.preferred.recogniser))
         if photos:
             log.info("photos.read_again", photos=photos, preset=self._failover.preferred.preset)
 
-    def _start(self, claims: list[Claim], model: ModelHealth) -> None:
+    def _submit(self, claims: list[Claim], model: ModelHealth) -> None:
         side = model.stage.longest_side
         photos = [self._decoders.submit(prepare, claim, self._limits, side, self._zone) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
         batch = Batch(claims, photos, model, self._judge)
         batch.result = self._readers.submit(self._read, batch)
         batch.result.add_done_callback(lambda _: self._news.set())
-        self._flight.append(batch)
+        self._in_flight.append(batch)
 
     def _read(self, batch: Batch) -> BatchResult:
-        """Have a batch's photos decoded and read, in a thread of its own."""
+        """Return the result of a batch, once its photos are decoded and read. Runs in a thread of its own."""
         result = BatchResult()
-        if self.stop.is_set() or batch.model.error:  # it went away while this batch was waiting
+        if self.stop.is_set() or batch.model.error:  # it became unavailable while this batch was queued
             return result
         photos: list[tuple[Claim, Photo]] = []
         for claim, future in zip(batch.claims, batch.photos, strict=True):
@@ -165,7 +165,7 @@ class Pipeline(Loop):
                 photos.append((claim, decoded))
         try:
             outcomes = self._outcomes(batch.model, {photo.sha256: photo for _, photo in photos})
-        except ConfigurationError as exc:  # an engine that died, and cannot be started again
+        except ConfigurationError as exc:  # an engine that died and cannot be started again
             result.unavailable = ModelUnavailableError(str(exc))
             return result
         result.unavailable = batch.model.diagnose(outcomes.values(), probe=not self.stop.is_set())
@@ -175,7 +175,7 @@ class Pipeline(Loop):
         return result
 
     def _decoded(self, future: Future[Photo | Finished]) -> bool:
-        """Wait for a photo; give up only when the time to drain after a stop is over."""
+        """Wait until a photo is decoded; return whether it is. Gives up only when the drain after a stop is over."""
         while not future.done():
             wait([future], timeout=_SLICE_SECONDS)
             if self._drain_is_over():
@@ -183,7 +183,7 @@ class Pipeline(Loop):
         return True
 
     def _outcomes(self, model: ModelHealth, images: dict[str, Photo]) -> dict[str, Outcome | None]:
-        """Ask the stage about every image once, unless there is a result already (None)."""
+        """Return the outcome of each image by its hash, None where there is a result already; each is read once."""
         recognisers = self._failover.recognisers(model)
         outcomes: dict[str, Outcome | None] = dict.fromkeys(
             self.retry_until_stored(lambda: self._ledger.known(recognisers, images.keys()))
@@ -208,10 +208,10 @@ class Pipeline(Loop):
         return time.monotonic() - self._stopped_at > _DRAIN_SECONDS
 
     def _record(self) -> bool:
-        """Record the batches that have been read; tell whether there were any."""
-        done = [batch for batch in self._flight if batch.result.done()]
+        """Record the batches that have been read; return whether there were any."""
+        done = [batch for batch in self._in_flight if batch.result.done()]
         for batch in done:
-            self._flight.remove(batch)
+            self._in_flight.remove(batch)
             self._finish(batch, batch.result.result())
         return bool(done)
 
@@ -223,24 +223,24 @@ class Pipeline(Loop):
         self._release(result.quarantined, quarantined=True)
         if any(item.result for item in result.finished):
             batch.model.succeed()
-        if result.unavailable and batch.model.error is None:  # of several batches one is enough to tell
+        if result.unavailable and batch.model.error is None:  # the first of several batches is enough
             batch.model.fail(result.unavailable)
         elif self._reread and batch.model is not self._failover.preferred and self._failover.preferred.error is None:
-            self._read_again()  # it was still under way when the preferred model came back
+            self._read_again()  # it was in flight when the preferred model came back
         self._log(batch, result)
 
     def _release(self, claims: list[Claim], *, quarantined: bool = False) -> None:
         self.retry_until_stored(lambda: self._ledger.release(claims, quarantined=quarantined))
 
     def _drain(self) -> None:
-        """After a stop: record what is read in time, give the rest back."""
-        given_back = [batch for batch in self._flight if batch.result.cancel()]  # those not begun yet
-        while any(not batch.result.done() for batch in self._flight) and not self._drain_is_over():
-            wait([batch.result for batch in self._flight], timeout=_SLICE_SECONDS)
-        late = [batch for batch in self._flight if not batch.result.done()]
-        for batch in (*given_back, *late):
+        """After a stop: record what is read in time, and release the rest."""
+        cancelled = [batch for batch in self._in_flight if batch.result.cancel()]  # those not started yet
+        while any(not batch.result.done() for batch in self._in_flight) and not self._drain_is_over():
+            wait([batch.result for batch in self._in_flight], timeout=_SLICE_SECONDS)
+        late = [batch for batch in self._in_flight if not batch.result.done()]
+        for batch in (*cancelled, *late):
             self._release(batch.claims)
-        self._flight = [batch for batch in self._flight if batch not in given_back]
+        self._in_flight = [batch for batch in self._in_flight if batch not in cancelled]
         self._record()
 
     def _log(self, batch: Batch, result: BatchResult) -> None:
@@ -255,10 +255,10 @@ class Pipeline(Loop):
         if read:
             log.info("batch.done", photos=len(read), bibs=bibs, seconds=round(seconds, 2), preset=batch.model.preset)
 
-    def _is_new(self, *trouble: str) -> bool:
-        """Return whether this trouble has not been logged yet; a file may be tried again for hours."""
-        if len(self._reported) >= _MOST_REPORTED:
+    def _is_new(self, *error: str) -> bool:
+        """Return whether this error has not been logged yet; a file may be tried again for hours."""
+        if len(self._reported) >= _MAX_REPORTED:
             self._reported.clear()
-        known = trouble in self._reported
-        self._reported.add(trouble)
+        known = error in self._reported
+        self._reported.add(error)
         return not known

@@ -53,6 +53,8 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     output_kind: ClassVar[OutputKind] = OutputKind.TEXT
+    # Whether the model is behind a server, on this machine or another, which may be unavailable for a while.
+    is_remote: ClassVar[bool] = False
     # Raise when the runtime gives other predictions for the same options than before: photos are then read again.
     code_revision: ClassVar[int] = 1
     # Facts of the hardware, or for people: they change how fast an answer comes, not the answer.
@@ -101,11 +103,6 @@ class ModelOptions(BaseModel):
     def place(self) -> str:
         """Where the model runs, as far as can be said beforehand: `cpu`, `cuda`, `auto`, a host."""
         return "cpu"
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the model runs behind a server, which may be unavailable for a while."""
-        return False
 
     @property
     def is_on_another_machine(self) -> bool:

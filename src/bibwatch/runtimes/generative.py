@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import Field
 
 from bibwatch import images as pictures
-from bibwatch.errors import ModelError, ModelUnavailableError, one_line
+from bibwatch.errors import ModelError, one_line
 from bibwatch.runtimes.base import Constraint, CoordinateSpace, FinishReason, ModelOptions, Prediction, Runtime
 from bibwatch.runtimes.tokens import tokens_of
 
@@ -81,8 +81,8 @@ class BatchRuntime(Runtime[OptionsT]):
     ) -> Sequence[Prediction]:
         """Return one prediction for each RGB picture, in order, frames and seconds left out.
 
-        Raises what the engine raises: for several pictures each is then tried alone. ModelUnavailableError
-        says that the model could not be asked, and is not tried again here.
+        Raises what the engine raises: for several pictures each is then tried alone, unless it is a
+        ModelError that `is_outage`.
         """
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
@@ -117,7 +117,7 @@ class BatchRuntime(Runtime[OptionsT]):
             if len(answers) == len(images):
                 return answers
             error = ModelError(f"{self.options.name}: {len(answers)} answers to {len(images)} images")
-        if len(images) == 1 or isinstance(error, ModelUnavailableError):
+        if len(images) == 1 or error.is_outage:
             return [Prediction(error=error) for _ in images]
         return [answer for image in images for answer in self._answers([image], prompt, constraint)]
 

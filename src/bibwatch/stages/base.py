@@ -10,7 +10,7 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 from bibwatch.domain.candidates import Candidate, Glance
 from bibwatch.domain.recogniser import Recogniser
-from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, ModelUnavailableError, one_line
+from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, one_line
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.runtimes.base import Markup, ModelOptions, OutputKind, Prediction, Runtime
@@ -221,8 +221,11 @@ class Stage(ABC, Generic[OptionsT]):
                 if prediction.error:
                     raise prediction.error
         for stage in self.substages.values():
-            with suppress(ModelUnavailableError):
+            try:
                 stage.warm_up()
+            except ModelError as exc:
+                if not exc.is_outage:
+                    raise
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         """Yield one outcome per photo, in order, as the model gives them."""

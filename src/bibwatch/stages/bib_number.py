@@ -19,7 +19,7 @@ from pydantic import Field, SerializeAsAny
 from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Glance, Look, best, normalized
 from bibwatch.domain.readings import summary
-from bibwatch.errors import BibwatchError, ModelError, ModelUnavailableError
+from bibwatch.errors import BibwatchError, ModelError
 from bibwatch.images import Photo
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.bib_json import BibJsonOptions
@@ -167,10 +167,10 @@ class BibNumber(Stage[BibNumberOptions]):
             for part, answer in answers:
                 merged = _with_look(merged, photo, part, answer, Look.CROP if part.box else Look.TILE)
             errors = [answer.error for _, answer in answers if answer.error]
-            gone = [error for error in errors if isinstance(error, ModelUnavailableError)]
+            outages = [error for error in errors if error.is_outage]
             read = any(each.look is not Look.DETECTOR and _is_any_bib(each) for each in merged.candidates)
             nothing = not read and len(errors) == len(answers)  # of many tiles one may make no sense
-            if lost := gone or (errors if nothing else []):
+            if lost := outages or (errors if nothing else []):
                 yield photo, replace(outcome, candidates=(), error=lost[0])
                 continue
             if errors:

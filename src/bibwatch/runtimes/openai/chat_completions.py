@@ -1,7 +1,6 @@
-"""The conversation with a server that speaks OpenAI's chat completions: a request in, a reply or a typed error out.
+"""A client for one server with OpenAI's chat completions API: a request in, a reply or a typed error out.
 
-Knows HTTP and what servers answer when they cannot; one server, asked once. Does not know pictures, prompts or
-options, nor when to ask again.
+Knows HTTP and the ways in which servers fail. Does not know images, prompts or options, and never retries.
 """
 
 from __future__ import annotations
@@ -38,26 +37,25 @@ from bibwatch.errors import (
 from bibwatch.runtimes.base import FinishReason, Token, Usage
 from bibwatch.runtimes.tokens import tokens_of
 
-_MOST_BYTES = 16_000_000  # of a reply
+_MAX_BYTES = 16_000_000  # of a response
 _MESSAGE_LENGTH = 300  # characters of a server's message that are kept
-_KEEP_ALIVE = (
-    2.0  # seconds an idle connection is kept; vLLM closes its own after 5, and a request sent just then is lost
-)
+# Seconds an idle connection is kept. vLLM closes its end after 5, and a request sent at that moment is lost.
+_KEEP_ALIVE = 2.0
 _JSON = {"Content-Type": "application/json"}
 _REFUSALS: tuple[tuple[Container[int], type[ModelError], str], ...] = (
     ({400, 413, 415, 422}, ModelRejectedError, "refuses the request"),
-    ({429, 502, 503}, ModelBusyError, "has no time now"),
-    ({408, 504}, ModelTimeoutError, "was not in time"),
+    ({429, 502, 503}, ModelBusyError, "is busy"),
+    ({408, 504}, ModelTimeoutError, "timed out"),
     (range(500, 600), ModelFaultError, "failed"),
-    (range(1000), ModelNotServedError, "does not take the request; is api_url right?"),
+    (range(1000), ModelNotServedError, "does not accept the request; is api_url right?"),
 )
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ANY_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-_MORE_EXACTLY = re.compile(r"-\d[-\d]*|[@:].*")  # what a server may add to a model's name: a date, a revision, a tag
+_SUFFIX = re.compile(r"-\d[-\d]*|[@:].*")  # what a server may append to a model's name: a date, a revision, a tag
 
-# What these two log are the server's own words too, and some servers repeat the key.
-for _talkative in ("httpx", "httpcore.http11"):
-    logging.getLogger(_talkative).setLevel(logging.WARNING)
+# Below WARNING, these two also log what the server sent, and some servers repeat the key.
+for _logger in ("httpx", "httpcore.http11"):
+    logging.getLogger(_logger).setLevel(logging.WARNING)
 
 
 class _Message(BaseModel):
@@ -67,7 +65,7 @@ class _Message(BaseModel):
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
-    logprobs: JsonValue = None  # read apart: a reply without them is still a reply
+    logprobs: JsonValue = None  # validated separately: a reply without valid ones is still a reply
 
 
 class _Usage(BaseModel):
@@ -78,7 +76,7 @@ class _Usage(BaseModel):
 class _Completion(BaseModel):
     choices: list[_Choice]
     model: str | None = None
-    usage: JsonValue = None  # as above
+    usage: JsonValue = None  # likewise
 
 
 class _TokenLogprob(BaseModel):
@@ -99,8 +97,8 @@ class _Models(BaseModel):
 
 
 @dataclass(frozen=True)
-class HttpAnswer:
-    """What a server sent back, before anybody has looked into it."""
+class HttpResponse:
+    """A server's response, not interpreted yet."""
 
     status: int
     body: bytes
@@ -109,42 +107,42 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What a model answered."""
+    """A model's reply."""
 
     text: str
     finish_reason: FinishReason
     tokens: tuple[Token, ...]
     usage: Usage | None
-    place: str  # the server's
+    place: str  # host and port of the server
 
 
 @dataclass(frozen=True)
 class Access:
-    """How a server is reached: the key and the name of its file, the authority to trust, seconds, proxies or none."""
+    """How to connect to a server."""
 
     key: str | None = field(repr=False)
-    key_file: str
-    ca_file: Path | None
+    key_file: str  # where the key is from, for messages
+    ca_file: Path | None  # certificates to trust
     timeout_seconds: float
     connect_seconds: float
     connections: int
-    proxies: bool  # those of the environment
+    proxies: bool  # whether to use those of the environment
 
 
 class ChatServer:
-    """One server. May be asked from several threads at once."""
+    """A client for one server. Thread-safe."""
 
     def __init__(self, url: str, models_url: str, *, name: str, place: str, model: str, access: Access) -> None:
-        """`name` and `place` name preset and server in messages, `model` is what is asked for.
+        """Make a client for `model`; `name` (the preset's) and `place` (the server's) are for messages.
 
-        Raises ConfigurationError for an address or a file of certificates that is none.
+        Raises ConfigurationError for an invalid URL or certificate file.
         """
         self.place = place
         self._where = f"{name} at {place}"
         self._model = model
         try:
             self._url, self._models_url = httpx.URL(url), httpx.URL(models_url)
-            _ = self._url.host  # an international name is looked at only now
+            _ = self._url.host  # an international host name is validated only now
         except (httpx.InvalidURL, ValueError) as exc:
             raise ConfigurationError(f"{self._where}: api_url: {one_line(exc)}") from exc
         self._access = access
@@ -156,117 +154,120 @@ class ChatServer:
             verify=_trust(access.ca_file, self._where),
         )
 
-    def send(self, body: bytes) -> HttpAnswer:
-        """Send one request, written as JSON, and return what comes back. Raises ModelUnavailableError."""
+    def send(self, body: bytes) -> HttpResponse:
+        """Send one request, already encoded as JSON, and return the response. Raises ModelUnavailableError."""
         return self._exchange("POST", self._url, body)
 
-    def read(self, answer: HttpAnswer, most_tokens: int) -> ChatReply:
-        """Return the reply in an answer. Raises ModelError, of the kind that fits.
-
-        A reply of more than `most_tokens` is none: the server did not do what it was asked.
-        """
-        if answer.status == HTTPStatus.NOT_FOUND:
-            raise ModelNotServedError(f"{self._where} {self._not_found()} (404: {self._message(answer.body)})")
-        if answer.status != HTTPStatus.OK:
-            raise self._refusal(answer)
-        return self._reply(answer.body, most_tokens)
+    def parse(self, response: HttpResponse, max_tokens: int) -> ChatReply:
+        """Return the reply in a response. Raises the ModelError that fits, also for over `max_tokens` tokens."""
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise ModelNotServedError(f"{self._where} {self._not_found()} (404: {self._message(response.body)})")
+        if response.status != HTTPStatus.OK:
+            raise self._error(response)
+        return self._reply(response.body, max_tokens)
 
     def models(self) -> list[str]:
-        """Return the names of the models the server lists. Raises ModelError."""
-        answer = self._exchange("GET", self._models_url)
-        if answer.status != HTTPStatus.OK:
-            raise self._refusal(answer)
+        """Return the names of the models that the server lists. Raises ModelError."""
+        response = self._exchange("GET", self._models_url)
+        if response.status != HTTPStatus.OK:
+            raise self._error(response)
         try:
-            return [self._masked(model.id) for model in _Models.model_validate_json(answer.body).data]
+            return [self._masked(model.id) for model in _Models.model_validate_json(response.body).data]
         except ValidationError as exc:
-            raise ModelFaultError(f"{self._where}: the list of models is none: {self._message(answer.body)}") from exc
+            raise ModelFaultError(
+                f"{self._where}: its list of models is invalid: {self._message(response.body)}"
+            ) from exc
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
-    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> HttpAnswer:
-        """Return the whole answer within the time, however slowly the server drips."""
+    def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> HttpResponse:
+        """Return the complete response. Raises ModelTimeoutError once `timeout_seconds` are over, even mid-response."""
         seconds = self._access.timeout_seconds
         deadline = time.monotonic() + seconds
-        answer = bytearray()
+        received = bytearray()
         try:
             with self._client.stream(method, url, content=body, headers=_JSON if body else None) as response:
                 for chunk in response.iter_bytes():
-                    answer += chunk
+                    received += chunk
                     if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("the reply drips", request=response.request)
-                    if len(answer) > _MOST_BYTES:
-                        raise ModelFaultError(f"{self._where}: a reply of over {_MOST_BYTES} bytes")
-                return HttpAnswer(response.status_code, bytes(answer), response.headers.get("Retry-After"))
+                        raise httpx.ReadTimeout("too slow", request=response.request)
+                    if len(received) > _MAX_BYTES:
+                        raise ModelFaultError(f"{self._where}: a response of over {_MAX_BYTES} bytes")
+                return HttpResponse(response.status_code, bytes(received), response.headers.get("Retry-After"))
         except httpx.ConnectTimeout as exc:
             raise ModelUnreachableError(f"{self._where}: no connection within connect_seconds") from exc
         except httpx.TimeoutException as exc:
-            raise ModelTimeoutError(f"{self._where}: no whole reply within timeout_seconds = {seconds:g}") from exc
+            raise ModelTimeoutError(
+                f"{self._where}: no complete response within timeout_seconds = {seconds:g}"
+            ) from exc
         except httpx.ConnectError as exc:
-            hint = "; set ca_file to who signed it" if "CERTIFICATE_VERIFY_FAILED" in str(exc) else ""
-            raise ModelUnreachableError(f"{self._where} cannot be reached ({self._said(exc)}{hint})") from exc
+            hint = "; set ca_file to the authority that signed it" if "CERTIFICATE_VERIFY_FAILED" in str(exc) else ""
+            raise ModelUnreachableError(f"{self._where} cannot be reached ({self._excerpt(exc)}{hint})") from exc
         except httpx.DecodingError as exc:
-            raise ModelFaultError(f"{self._where}: the answer cannot be unpacked ({self._said(exc)})") from exc
+            raise ModelFaultError(f"{self._where}: the response cannot be decompressed ({self._excerpt(exc)})") from exc
         except RuntimeError as exc:  # the client was closed meanwhile
-            raise ModelUnreachableError(f"{self._where}: the connection was closed ({self._said(exc)})") from exc
+            raise ModelUnreachableError(f"{self._where}: the connection was closed ({self._excerpt(exc)})") from exc
         except httpx.HTTPError as exc:
-            raise ModelDisconnectedError(f"{self._where}: the connection broke ({self._said(exc)})") from exc
+            raise ModelDisconnectedError(f"{self._where}: the connection broke ({self._excerpt(exc)})") from exc
 
-    def _reply(self, body: bytes, most_tokens: int) -> ChatReply:
+    def _reply(self, body: bytes, max_tokens: int) -> ChatReply:
         try:
             completion = _Completion.model_validate_json(body)
         except ValidationError as exc:
-            raise ModelFaultError(f"{self._where}: the answer is no chat completion: {self._message(body)}") from exc
+            raise ModelFaultError(
+                f"{self._where}: the response is not a chat completion: {self._message(body)}"
+            ) from exc
         self._check_model(completion.model)
         if len(completion.choices) != 1:
-            raise ModelFaultError(f"{self._where}: the answer has {len(completion.choices) or 'no'} choices, not one")
+            raise ModelFaultError(f"{self._where}: the response has {len(completion.choices) or 'no'} choices, not one")
         choice = completion.choices[0]
         reason = choice.finish_reason
-        why = f"finish_reason {self._said(reason)}"
+        why = f"finish_reason {self._excerpt(reason)}"
         finish = _FINISH.get(reason or "", FinishReason.UNKNOWN)
         text = self._masked(choice.message.content or "")
         usage = _usage(completion.usage)
         if reason in {"abort", "error"}:
-            raise ModelFaultError(f"{self._where}: the server gave up on the answer ({why})")
+            raise ModelFaultError(f"{self._where}: the server aborted the reply ({why})")
         if reason == "content_filter" or (not text and finish is not FinishReason.LENGTH):
-            raise ModelReplyError(f"{self._where}: the answer has no text ({why})")
-        if usage and usage.completion_tokens > most_tokens:
+            raise ModelReplyError(f"{self._where}: the reply has no text ({why})")
+        if usage and usage.completion_tokens > max_tokens:
             raise ModelReplyError(
-                f"{self._where}: an answer of {usage.completion_tokens} tokens where {most_tokens} are allowed"
+                f"{self._where}: a reply of {usage.completion_tokens} tokens where {max_tokens} are allowed"
             )
         tokens = _tokens(text, choice.logprobs)
         return ChatReply(text=text, finish_reason=finish, tokens=tokens, usage=usage, place=self.place)
 
-    def _check_model(self, answered: str | None) -> None:
-        """Raise ModelNotServedError if another model answered than was asked: its numbers would go by a wrong name."""
-        if not answered:
+    def _check_model(self, named: str | None) -> None:
+        """Raise ModelNotServedError if another model replied: its results would be under the wrong name."""
+        if not named:
             return
-        asked, told = (name.rpartition("/")[2].casefold() for name in (self._model, answered))
-        if not told.startswith(asked) or (told != asked and not _MORE_EXACTLY.fullmatch(told.removeprefix(asked))):
+        wanted, replied = (name.rpartition("/")[2].casefold() for name in (self._model, named))
+        if not replied.startswith(wanted) or not (replied == wanted or _SUFFIX.fullmatch(replied.removeprefix(wanted))):
             raise ModelNotServedError(
-                f"{self._where}: {self._said(answered)} answers, not {self._model}; "
+                f"{self._where}: {self._excerpt(named)} answers, not {self._model}; "
                 "if that is the one you want, name it in model_name"
             )
 
-    def _refusal(self, answer: HttpAnswer) -> ModelError:
-        """Return the error for an answer that is no reply."""
-        status, said = answer.status, self._message(answer.body)
+    def _error(self, response: HttpResponse) -> ModelError:
+        """Return the error for a response that is not a success."""
+        status, message = response.status, self._message(response.body)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            # The server's own words are left out: some repeat the key.
+            # The server's message is left out: some repeat the key.
             what = (
                 f"refuses the key in {self._access.key_file}" if self._access.key else "wants a key: set api_key_file"
             )
             return ModelNotServedError(f"{self._where} {what} ({status})")
         kind, what = next((kind, what) for statuses, kind, what in _REFUSALS if status in statuses)
-        error = kind(f"{self._where} {what} ({status}: {said})")
+        error = kind(f"{self._where} {what} ({status}: {message})")
         if error.retry is Retry.LATER:
-            error.retry_after = _seconds(answer.retry_after)
+            error.retry_after = _seconds(response.retry_after)
         return error
 
     def _not_found(self) -> str:
         try:
-            names = self._said(", ".join(self.models()))
+            names = self._excerpt(", ".join(self.models()))
         except ModelNotServedError:
             return f"has no model {self._model!r}, or api_url is not the right one"
         except ModelError:
@@ -274,24 +275,26 @@ class ChatServer:
         return f"has no model {self._model!r}; it lists: {names or 'none'}"
 
     def _message(self, body: bytes) -> str:
-        """Return what an answer says in its `error`, `detail` or `message`, else its beginning."""
-        said: object
+        """Return the `error`, `detail` or `message` of a response, else its beginning."""
+        message: object
         try:
-            said = _ANY_JSON.validate_json(body)
+            message = _ANY_JSON.validate_json(body)
         except ValidationError:
-            said = body.decode(errors="replace")
-        while isinstance(said, dict):
-            said = next((said[name] for name in ("error", "detail", "message") if said.get(name)), str(said))
-        return self._said(said) or "no message"
+            message = body.decode(errors="replace")
+        while isinstance(message, dict):
+            message = next(
+                (message[name] for name in ("error", "detail", "message") if message.get(name)), str(message)
+            )
+        return self._excerpt(message) or "no message"
 
-    def _said(self, words: object) -> str:
-        """Return words of the server on one line, the first of them; never the key."""
-        text = self._masked(str(words))  # before anything is cut off: half a key is one too
+    def _excerpt(self, message: object) -> str:
+        """Return the beginning of a server's message on one line, without the key."""
+        text = self._masked(str(message))  # before anything is cut off: half a key is a secret, too
         text = "".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH])
         return " ".join(text.split())[:_MESSAGE_LENGTH]
 
     def _masked(self, text: str) -> str:
-        """Return what a server says without the key, which some repeat."""
+        """Return a server's text without the key, which some repeat."""
         return text.replace(self._access.key, "***") if self._access.key else text
 
 
@@ -312,7 +315,7 @@ def _usage(usage: JsonValue) -> Usage | None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return what a Retry-After header asks for, which is seconds or a date; None if it is neither."""
+    """Return the seconds that a Retry-After header asks for, given as such or as a date; None if it is neither."""
     if not retry_after:
         return None
     try:
@@ -320,13 +323,13 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):  # no date, or one without a time zone
+        except (ValueError, TypeError, OverflowError):  # not a date, or one without a time zone
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _trust(ca_file: Path | None, where: str) -> ssl.SSLContext | bool:
-    """Return whose certificates to trust. Raises ConfigurationError."""
+    """Return which certificates to trust, as httpx takes it. Raises ConfigurationError."""
     if ca_file is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""The options of `vision_openailike_api`: where its servers are, and how they are asked. Plain settings, no engine."""
+"""The options of `vision_openailike_api`: where its servers are, and how to send requests to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bibwatch.runtimes.generative import GenerativeOptions
 COMPLETIONS = "/chat/completions"
 _PORTS = {"http": 80, "https": 443}
 _CONNECT_SECONDS = 0.3
-_OWN = {"messages", "model", "stream"}  # of a request; nobody else may set them
+_RESERVED = {"messages", "model", "stream"}  # request fields that only bibwatch sets
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, by the URL a user wrote."""
+    """The address of a server, from the URL in the configuration."""
 
     url: str
 
@@ -32,8 +32,8 @@ class Address:
         host, port = self._host_and_port
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def service(self, path: str) -> str:
-        """Return the URL of one of the server's services, such as `/chat/completions`."""
+    def endpoint(self, path: str) -> str:
+        """Return the URL of an endpoint, such as `/chat/completions`."""
         parts = urlsplit(self.url)
         base = parts.path.rstrip("/").removesuffix(COMPLETIONS)
         return parts._replace(path=base + path).geturl()
@@ -47,7 +47,7 @@ class Address:
         except ValueError:
             return host == "localhost"
 
-    def answers(self) -> bool:
+    def is_listening(self) -> bool:
         """Return whether a server accepts connections there."""
         try:
             socket.create_connection(self._host_and_port, timeout=_CONNECT_SECONDS).close()
@@ -64,8 +64,9 @@ class Address:
 class VisionOpenAILikeApiOptions(GenerativeOptions):
     """A model on a server. Photos are sent to `api_url` and nowhere else; writing it is the consent."""
 
+    is_remote: ClassVar[bool] = True
     hardware_fields: ClassVar[frozenset[str]] = GenerativeOptions.hardware_fields | {
-        "api_url",  # another server with the same model gives the same answers
+        "api_url",  # another server with the same model gives the same replies
         "api_key_file",
         "ca_file",
         "timeout_seconds",
@@ -76,36 +77,42 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     kind: Literal["vision_openailike_api"] = "vision_openailike_api"
     api_url: str | tuple[str, ...] = Field(
-        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is taken as it is. A list of "
-        "them: servers with the same model, of which the least busy is asked."
+        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is used as it is. With a list, "
+        "of servers with the same model, each request goes to the least busy."
     )
     model_name: str = Field(min_length=1, description="The name the server knows the model by.")
     api_key_file: Path | None = Field(
         default=None, description="File with the key; ${CREDENTIALS_DIRECTORY} in it is replaced."
     )
     ca_file: Path | None = Field(
-        default=None, description="File with the certificates (PEM) to trust, for a server with one of your own."
+        default=None, description="File with the certificates (PEM) to trust, for a server with a private one."
     )
-    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Seconds an answer may take.")
+    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Seconds a response may take.")
     connect_seconds: float = Field(default=5, gt=0, le=86400, description="Seconds a connection may take.")
-    concurrency: int = Field(default=8, ge=1, le=256, description="Requests under way at once, at each server.")
+    concurrency: int = Field(
+        default=8, ge=1, le=256, description="Requests in flight at the same time, at each server."
+    )
     retries: int = Field(
         default=2,
         ge=0,
         le=10,
-        description="Further tries of a request before the photo waits, or another server is asked.",
+        description="Further tries of a request, at the same server or another, before the photo waits.",
     )
     longest_side: int | None = Field(
-        default=1536, ge=32, description="Photos are made smaller than this many pixels before they are sent."
+        default=1536,
+        ge=32,
+        description="Pixels of the longest side of the photos that are sent; larger ones are reduced.",
     )
-    jpeg_quality: int = Field(default=90, ge=1, le=100, description="Of the pictures that are sent.")
-    logprobs: bool = Field(default=True, description="Ask how sure the model is of each token; some servers tell.")
+    jpeg_quality: int = Field(default=90, ge=1, le=100, description="JPEG quality of the photos that are sent.")
+    logprobs: bool = Field(
+        default=True, description="Request the probability of each token; not every server returns them."
+    )
     structured: Literal["response_format", "structured_outputs"] = Field(
         default="response_format",
-        description="How a reply is held to a form: OpenAI's way (JSON only), or vLLM's (patterns too).",
+        description="How a reply is constrained: OpenAI's way (JSON only), or vLLM's (patterns, too).",
     )
     extra_body: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Added to every request last, over what is there: what a server takes beyond."
+        default_factory=dict, description="Fields added to every request, replacing those of the same name."
     )
 
     @field_validator("api_url")
@@ -116,14 +123,14 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
             _check_url(url)
         if not urls:
             raise ValueError("the list names no server")
-        if len({Address(url).service("") for url in urls}) < len(urls):
+        if len({Address(url).endpoint("") for url in urls}) < len(urls):
             raise ValueError("the same server is named twice")
         return api_url
 
     @field_validator("extra_body")
     @classmethod
-    def _leaves_ours(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if taken := sorted(_OWN & body.keys()):
+    def _is_not_reserved(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(_RESERVED & body.keys()):
             raise ValueError(f"may not set {', '.join(taken)}: bibwatch does")
         return body
 
@@ -133,27 +140,18 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """One for each server."""
+        """The address of each server."""
         urls = (self.api_url,) if isinstance(self.api_url, str) else self.api_url
         return tuple(Address(url) for url in urls)
 
     @property
     def place(self) -> str:
-        """Host and port of each server; a prediction names the one that made it as its device."""
+        """Host and port of each server; a prediction's `device` names the one that made it."""
         return ", ".join(address.place for address in self.addresses)
 
     @property
-    def is_local(self) -> bool:
-        """Whether all servers are on this machine."""
-        return all(address.is_local for address in self.addresses)
-
-    @property
-    def is_remote(self) -> bool:
-        return True
-
-    @property
     def is_on_another_machine(self) -> bool:
-        return not self.is_local
+        return not all(address.is_local for address in self.addresses)
 
     def each_server(self) -> Iterable[Self]:
         for address in self.addresses:
@@ -161,16 +159,16 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     def obstacle(self) -> str | None:
         """Try to connect to servers on this machine; others are not contacted before there is something to read."""
-        if self.refused or not self.is_local or any(address.answers() for address in self.addresses):
+        if self.refused or self.is_on_another_machine or any(address.is_listening() for address in self.addresses):
             return self.refused
         return f"no server answers at {self.place}"
 
 
 def _check_url(url: str) -> None:
-    """Raise ValueError for what is no address of a server."""
+    """Raise ValueError for an invalid URL of a server."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise ValueError("a password does not belong into the URL; put the key into a file and set api_key_file")
-    _ = parts.port  # raises ValueError itself for one that is none
+    _ = parts.port  # raises ValueError if it is invalid

@@ -1,6 +1,6 @@
 """`vision_openailike_api`: a model behind one or several servers that speak OpenAI's chat completions.
 
-vLLM, Ollama, LM Studio, `transformers serve` and others. Knows how a picture and a prompt become a request.
+vLLM, Ollama, LM Studio, `transformers serve` and others. Knows how an image and a prompt become a request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
-    """Asks a server. One that is not there is the error of each image, and no reason not to start."""
+    """A model on a server. If the server is down, each image gets an error; `load` succeeds all the same."""
 
     options_type: ClassVar[type[ModelOptions]] = VisionOpenAILikeApiOptions
 
@@ -37,10 +37,10 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         super().__init__(options)
         self._servers: Servers | None = None
         self._workers: ThreadPoolExecutor | None = None
-        self._briefly = threading.local()
+        self._per_thread = threading.local()
 
     def load(self) -> None:
-        """Read the key and make the clients; the network is not touched yet."""
+        """Load the key and make the clients, without any request."""
         if self._servers is not None:
             return
         from bibwatch.runtimes.openai.servers import Servers
@@ -48,11 +48,11 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         options = self.options
         servers = [self.server(address) for address in options.addresses]
         self._servers = Servers(servers, concurrency=options.concurrency, retries=options.retries)
-        # Twice what may be under way: while those are, as many pictures are written as JPEG, to be sent in their place.
-        self._workers = ThreadPoolExecutor(2 * self._most_at_once, thread_name_prefix=f"bibwatch-{options.name}")
+        # Twice as many as there are requests in flight: the others encode the next images meanwhile.
+        self._workers = ThreadPoolExecutor(2 * self._max_in_flight, thread_name_prefix=f"bibwatch-{options.name}")
 
     def server(self, address: Address) -> ChatServer:
-        """Return a client for one of the servers. Raises ConfigurationError for a key or certificates that are none."""
+        """Return a client for one of the servers. Raises ConfigurationError for an invalid key, URL or certificate."""
         from bibwatch.runtimes.openai.chat_completions import Access, ChatServer
 
         options = self.options
@@ -66,8 +66,8 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             proxies=not address.is_local,
         )
         return ChatServer(
-            address.service(COMPLETIONS),
-            address.service("/models"),
+            address.endpoint(COMPLETIONS),
+            address.endpoint("/models"),
             name=options.name,
             place=address.place,
             model=options.model_name,
@@ -84,21 +84,21 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     @property
     def concurrent_calls(self) -> int:
-        # While the answers to one batch are put down, those to the next are under way already.
-        return 1 + -(-self._most_at_once // self.options.batch_size)
+        # One more than fills the servers: while the results of one batch are recorded, the next is already being read.
+        return 1 + -(-self._max_in_flight // self.options.batch_size)
 
     @property
-    def _most_at_once(self) -> int:
+    def _max_in_flight(self) -> int:
         return self.options.concurrency * len(self.options.addresses)
 
     @contextmanager
     def short_answers(self) -> Iterator[None]:
-        """Hold for the thread that says so: others may be asking about photos meanwhile."""
-        self._briefly.now = True
+        """Apply to the calling thread only: others may be reading photos at the same time."""
+        self._per_thread.short = True
         try:
             yield
         finally:
-            self._briefly.now = False
+            self._per_thread.short = False
 
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
@@ -106,11 +106,11 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         servers, workers = self._servers, self._workers
         if servers is None or workers is None:
             raise ModelUnavailableError(f"{self.options.name} was closed meanwhile")
-        limit = min(FEW, self.options.max_new_tokens) if getattr(self._briefly, "now", False) else None
-        form = self._form(constraint) | self.options.extra_body | ({"max_tokens": limit} if limit else {})
+        limit = min(FEW, self.options.max_new_tokens) if getattr(self._per_thread, "short", False) else None
+        fields = self._constrained(constraint) | self.options.extra_body | ({"max_tokens": limit} if limit else {})
         try:
-            return list(workers.map(lambda image: self._ask(servers, image, prompt, form), images))
-        except (CancelledError, RuntimeError) as exc:  # what an executor says that was shut down
+            return list(workers.map(lambda image: self._ask(servers, image, prompt, fields), images))
+        except (CancelledError, RuntimeError) as exc:  # of an executor that was shut down
             raise ModelUnavailableError(f"{self.options.name} was closed meanwhile") from exc
 
     def close(self) -> None:
@@ -120,15 +120,15 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             self._servers.close()
         self._servers = self._workers = None
 
-    def _ask(self, servers: Servers, image: Image.Image, prompt: str, form: dict[str, Any]) -> Prediction:
+    def _ask(self, servers: Servers, image: Image.Image, prompt: str, fields: dict[str, Any]) -> Prediction:
         device = self.options.place
         try:
-            request = self._request(image, prompt) | form
-            # Written once, however often it is sent.
+            request = self._request(image, prompt) | fields
+            # Encoded once, however often it is sent.
             reply = servers.ask(json.dumps(request).encode(), int(request["max_tokens"]))
         except ModelError as exc:
             return Prediction(device=device, error=exc)
-        except Exception as exc:  # noqa: BLE001  # whatever goes wrong is this image's error, not its neighbours'
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it must not affect the other images
             return Prediction(device=device, error=ModelError(f"{self.options.name}: {one_line(exc)}"))
         return Prediction(
             text=reply.text,
@@ -139,7 +139,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         )
 
     def _request(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        # The picture first: a server that keeps prefixes then has it ready for the next question about it.
+        # The image comes first: a server that caches prefixes can then reuse it for the next prompt.
         picture = {"type": "image_url", "image_url": {"url": _data_url(image, self.options.jpeg_quality)}}
         content = [picture, {"type": "text", "text": prompt}]
         options = self.options
@@ -147,9 +147,9 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             "model": options.model_name,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": options.max_new_tokens,
-            "temperature": options.temperature,  # always: without it a server takes the model's own, seldom 0
+            "temperature": options.temperature,  # always: by default a server takes the model's own, rarely 0
         }
-        # What not every server knows is sent only where it is wanted.
+        # Not every server knows these: they are sent only when set.
         if options.top_p < 1:
             request["top_p"] = options.top_p
         if options.seed is not None:
@@ -162,8 +162,8 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             request["skip_special_tokens"] = False
         return request
 
-    def _form(self, constraint: Constraint | None) -> dict[str, Any]:
-        """Return what holds a reply to a form, in the server's words."""
+    def _constrained(self, constraint: Constraint | None) -> dict[str, Any]:
+        """Return the request fields that constrain the reply, as the server expects them."""
         if constraint is None or constraint == Constraint():
             return {}
         schema, regex = constraint.json_schema, constraint.regex
@@ -184,11 +184,11 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         try:
             key = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+            reason = exc.strerror if isinstance(exc, OSError) else "not text"
             raise ConfigurationError(f"preset {self.options.name}: api_key_file {path}: {reason}") from exc
         if not key or not key.isascii() or not key.isprintable():
             raise ConfigurationError(
-                f"preset {self.options.name}: api_key_file {path}: not one line of plain characters"
+                f"preset {self.options.name}: api_key_file {path}: not one line of printable ASCII"
             )
         return key
 

@@ -1,7 +1,6 @@
-"""Several servers with the same model, and when to ask again: the least busy one in good health is asked.
+"""Load balancing and retries over servers with the same model: a request goes to the least busy healthy one.
 
-Knows which server failed lately, how many requests each has, and which errors are worth another try. Does not know
-what is asked.
+Knows which server failed lately and how many requests each has. Does not know what is in a request.
 """
 
 from __future__ import annotations
@@ -16,78 +15,78 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 from bibwatch import backoff
 from bibwatch.backoff import CircuitBreaker
-from bibwatch.errors import ModelError, ModelUnreachableError, Proof, Retry, one_line
+from bibwatch.errors import ModelError, ModelUnreachableError, Retry, one_line
 from bibwatch.runtimes.openai.chat_completions import ChatReply, ChatServer
 
 log = structlog.get_logger()
 
-_FIRST_PAUSE = 0.25  # seconds before a second try; each further one waits twice as long
-_LONGEST_PAUSE = 5.0  # a server that asks for more patience than that has the photo wait in the ledger
-_FIRST_REST = 2.0
-_LONGEST_REST = 30.0  # seconds a server that failed is left alone while there are others
+# Seconds between two tries of a request; if a server asks for a longer pause, the photo waits in the ledger instead.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+# Seconds for which a server that failed gets no requests while others are healthy.
+_FIRST_REST, _LONGEST_REST = 2.0, 30.0
 
 
 @dataclass(eq=False)
 class _Member:
     server: ChatServer
-    asked: int = 0  # requests under way
+    in_flight: int = 0  # requests
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
-    def is_well(self) -> bool:
-        """Whether to send it a request now. One that failed gets one at a time until it has answered."""
-        return not self.breaker.failures or (not self.asked and self.breaker.is_due)
+    def is_healthy(self) -> bool:
+        """Whether to send it a request now. One that failed gets one at a time until it has replied."""
+        return not self.breaker.failures or (not self.in_flight and self.breaker.is_due)
 
 
-_Failed = dict[_Member, ModelError]  # at one request: each server's last error
+_Failed = dict[_Member, ModelError]  # of one request: the last error of each server
 
 
 class Servers:
-    """Asks one of several servers. May be asked from several threads at once."""
+    """Sends each request to one of several servers. Thread-safe."""
 
     def __init__(self, servers: Sequence[ChatServer], *, concurrency: int, retries: int) -> None:
-        """`concurrency` is the most requests under way at each server, `retries` the further tries of one request."""
+        """`concurrency` limits the requests in flight at each server, `retries` the further tries of one request."""
         self._members = [_Member(server) for server in servers]
         self._concurrency = concurrency
         self._retries = retries
         self._changed = threading.Condition()
         self._closed = threading.Event()
 
-    def ask(self, body: bytes, most_tokens: int) -> ChatReply:
-        """Send a request to one server, or, if that cannot answer now, to another. Raises ModelError."""
+    def ask(self, body: bytes, max_tokens: int) -> ChatReply:
+        """Send a request to one server, or to another if that one fails. Raises ModelError."""
         failed: _Failed = {}
 
         def once() -> ChatReply:
-            member = self._take(failed)
+            member = self._acquire(failed)
             held = True
             error: ModelError | None = None
             try:
-                answer = member.server.send(body)
-                # The next request is ready to go; it need not wait till this answer is looked into.
-                if answer.status == HTTPStatus.OK and not member.breaker.failures:
+                response = member.server.send(body)
+                # The next request need not wait until this response has been parsed.
+                if response.status == HTTPStatus.OK and not member.breaker.failures:
                     held = False
-                    self._give_back(member)
-                reply = member.server.read(answer, most_tokens)
+                    self._release(member)
+                reply = member.server.parse(response, max_tokens)
             except ModelError as exc:
                 if exc.retry is not Retry.NEVER:
                     failed[member] = exc
-                if _speaks_against_the_server(exc):
+                if exc.is_outage:
                     error = exc
                 raise
             else:
-                # What one server refused and another answers was the first one's fault.
+                # If one server refused a request that another one answers, the first is at fault.
                 for refused_by, refusal in failed.items():
-                    if not _speaks_against_the_server(refusal):
-                        self._learn(refused_by, refusal)
+                    if not refusal.is_outage:
+                        self._record(refused_by, refusal)
                 return reply
             finally:
-                self._learn(member, error)
+                self._record(member, error)
                 if held:
-                    self._give_back(member)
+                    self._release(member)
 
         retrying = Retrying(
             stop=stop_after_attempt(1 + self._retries),
-            retry=retry_if_exception(lambda error: self._is_worth_another_try(error, failed)),
+            retry=retry_if_exception(lambda error: self._should_retry(error, failed)),
             wait=lambda state: self._pause(state, failed),
             sleep=sleep_using_event(self._closed),
             reraise=True,
@@ -95,33 +94,33 @@ class Servers:
         return retrying(once)
 
     def close(self) -> None:
-        """Close all connections; who waits for another try goes on at once."""
+        """Close all connections, and end all waiting."""
         self._closed.set()
         with self._changed:
             self._changed.notify_all()
         for member in self._members:
             member.server.close()
 
-    def _take(self, failed: _Failed) -> _Member:
-        """Return the best server, as soon as it may be asked one thing more."""
+    def _acquire(self, failed: _Failed) -> _Member:
+        """Return the best server once it has room for a request, and count that as in flight."""
         with self._changed:
             while (member := self._best(failed)) is None and not self._closed.is_set():
                 self._changed.wait()
             if member is None or self._closed.is_set():
                 raise ModelUnreachableError("the connections to the model's servers were closed meanwhile")
-            member.asked += 1
+            member.in_flight += 1
         return member
 
-    def _give_back(self, member: _Member) -> None:
+    def _release(self, member: _Member) -> None:
         with self._changed:
-            member.asked -= 1
+            member.in_flight -= 1
             if len(self._members) == 1:
-                self._changed.notify()  # whoever it is can use the place
+                self._changed.notify()  # any thread will do
             else:
                 self._changed.notify_all()
 
-    def _learn(self, member: _Member, error: ModelError | None) -> None:
-        """Take note of how a server is; of several, tell once that one fails, and that it no longer does."""
+    def _record(self, member: _Member, error: ModelError | None) -> None:
+        """Record how a request ended; with several servers, log when one begins to fail and when it recovers."""
         with self._changed:
             failures = member.breaker.failures
             changed = bool(failures) or error is not None
@@ -137,44 +136,39 @@ class Servers:
                 self._changed.notify_all()
 
     def _best(self, failed: _Failed) -> _Member | None:
-        """Return the least busy of the servers in the best health; None if that one has enough to do."""
+        """Return the least busy of the healthiest servers; None if it has no room."""
 
         def rank(member: _Member) -> tuple[bool, bool, int, int]:
             error = failed.get(member)
             return (
-                not _may_pass(error),
+                not _is_transient(error),
                 error is not None,
-                0 if member.is_well else member.breaker.failures,
-                member.asked,
+                0 if member.is_healthy else member.breaker.failures,
+                member.in_flight,
             )
 
         best = min(self._members, key=rank)
-        return best if best.asked < self._concurrency else None
+        return best if best.in_flight < self._concurrency else None
 
-    def _is_worth_another_try(self, error: BaseException, failed: _Failed) -> bool:
-        """Tell whether the same request may get an answer soon: from another server, or from one that was hasty."""
+    def _should_retry(self, error: BaseException, failed: _Failed) -> bool:
+        """Return whether the same request may soon succeed, at another server or at the same one."""
         if not isinstance(error, ModelError) or error.retry is Retry.NEVER or self._closed.is_set():
             return False
-        return self._has_another(failed) or any(map(_may_pass, failed.values()))
+        return self._has_another(failed) or any(map(_is_transient, failed.values()))
 
     def _has_another(self, failed: _Failed) -> bool:
-        return any(member.is_well for member in self._members if member not in failed)
+        return any(member.is_healthy for member in self._members if member not in failed)
 
     def _pause(self, state: RetryCallState, failed: _Failed) -> float:
-        """Return the seconds before another try: none where another server is well."""
+        """Return the seconds before the next try: none if another server is healthy."""
         if self._has_another(failed):
             return 0.0
-        asked_for = min((error.retry_after or 0.0 for error in failed.values() if _may_pass(error)), default=0.0)
+        asked_for = min((error.retry_after or 0.0 for error in failed.values() if _is_transient(error)), default=0.0)
         return max(backoff.pause(state.attempt_number, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE), asked_for)
 
 
-def _may_pass(error: ModelError | None) -> bool:
-    """Return whether the same server may soon answer the same request."""
+def _is_transient(error: ModelError | None) -> bool:
+    """Return whether the same request may soon succeed at the same server."""
     if error is None:
         return True
     return error.retry in {Retry.SOON, Retry.LATER} and (error.retry_after or 0.0) <= _LONGEST_PAUSE
-
-
-def _speaks_against_the_server(error: ModelError) -> bool:
-    """Return whether a server that gives this error is left to rest, whatever another one says to the request."""
-    return error.retry is not Retry.NEVER and error.proof is not Proof.PROBE
