@@ -53,7 +53,7 @@ class Daemon:
         """
         if not settings.cameras:
             raise ConfigurationError(
-                "no camera folder to watch; name one: --camera finish_reason=/srv/drop/finish, "
+                "no camera folder to watch; name one: --camera finish=/srv/drop/finish, "
                 'or BIBWATCH_CAMERAS=\'{"finish":{"path":"/srv/drop/finish"}}\''
             )
         self._settings = settings

@@ -31,12 +31,12 @@ def command(*, settings: Settings, as_json: bool) -> None:
     from bibwatch.store.ledger import Ledger
 
     if not settings.cameras:
-        raise ConfigurationError("no camera folder to audit; name one: --camera finish_reason=/srv/drop/finish")
+        raise ConfigurationError("no camera folder to audit; name one: --camera finish=/srv/drop/finish")
     ledger = Ledger(open_database(settings))
-    trouble: list[str] = []
+    problems: list[str] = []
     number = 0
     for name, camera in settings.cameras.items():
-        entries = scanning.walk(str(camera.path), trouble.append)
+        entries = scanning.walk(str(camera.path), problems.append)
         try:
             while chunk := {entry.path: entry.stat for entry in islice(entries, _CHUNK)}:
                 number += len(chunk)
@@ -44,11 +44,11 @@ def command(*, settings: Settings, as_json: bool) -> None:
                 for path, stat in chunk.items():
                     file = recorded.get(path)
                     if not file or file.state is State.GONE or (file.stat != stat and file.state is not State.SETTLING):
-                        trouble.append(f"not in the ledger: {path}")
+                        problems.append(f"not in the ledger: {path}")
         except OSError as exc:
-            trouble.append(f"cannot list {camera.path}: {exc.strerror}")
-    for line in trouble:
+            problems.append(f"cannot list {camera.path}: {exc.strerror}")
+    for line in problems:
         click.echo(json.dumps({"problem": line}) if as_json else shown(line))
-    if trouble:
-        raise BibwatchError(f"{len(trouble)} of {number} photos or folders are not accounted for")
+    if problems:
+        raise BibwatchError(f"{len(problems)} of {number} photos or folders are not accounted for")
     click.echo(json.dumps({"photos": number}) if as_json else f"all {number} photos are accounted for")

@@ -128,5 +128,5 @@ def shown(path: str) -> str:
 def _named_path(text: str) -> tuple[str, dict[str, str]]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise click.UsageError(f"--camera {text!r}: give a name and a folder, such as finish_reason=/srv/drop/finish")
+        raise click.UsageError(f"--camera {text!r}: give a name and a folder, such as finish=/srv/drop/finish")
     return name, {"path": path}

@@ -82,7 +82,7 @@ def _photos(entries: list[os.DirEntry[str]], on_error: Callable[[str], None]) ->
         except FileNotFoundError:  # removed since it was listed
             continue
         except OSError as exc:
-            on_error(f"cannot look into {PurePath(entry.path).parent}: {exc.strerror}")
+            on_error(f"cannot access the files of {PurePath(entry.path).parent}: {exc.strerror}")
             return
         if stat.S_ISREG(found.st_mode):
             ends_as = () if kind is Kind.PHOTO else _PAIRED if stem_of(entry.name) in stems else _LONE_RAW
