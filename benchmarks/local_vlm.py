@@ -1,4 +1,4 @@
-"""How much faster vision-language models answer by `predict_batch` than by the founding guide's loop.
+"""How much faster vision-language models answer by `predict_batch` than by a plain loop.
 
     python benchmarks/local_vlm.py [CASE...] [--images N] [--rounds N] [--batch N]... [--gpu] [--parts] [--out FILE]
 

@@ -34,17 +34,17 @@ def format_of(data: bytes) -> str | None:
 
 
 def is_head(data: bytes) -> bool:
-    """Tell whether these few bytes could be how a photo begins: too few to name its format."""
+    """Return whether these few bytes could be how a photo begins: too few to name its format."""
     return len(data) < _MAGIC_LENGTH and any(magic.startswith(data[: len(magic)]) for magic in _MAGICS)
 
 
 def is_blank(data: bytes) -> bool:
-    """Tell whether the head is all zeros: space that was reserved and not yet written."""
+    """Return whether the head is all zeros: space that was reserved and not yet written."""
     return not any(data[:64])
 
 
 def is_complete(data: bytes) -> bool:
-    """Tell whether the container's own end is there. Formats without a cheap rule count as complete."""
+    """Return whether the container's own end is there. Formats without a cheap rule count as complete."""
     check = _CHECKS.get(format_of(data) or "")
     return check(data) if check else True
 

@@ -165,7 +165,7 @@ class Daemon:
             log.info("daemon.signal", signal=signal.Signals(signals.number).name)
 
     def _is_over(self, counts: Counts) -> bool:
-        """Tell whether nothing is left to do, or nothing can be done: no model could be asked for long."""
+        """Return whether nothing is left to do, or nothing can be done: no model could be asked for long."""
         undone = any(counts.get(state) for state in UNDONE)
         if undone and self._failover.waiting_seconds > _PATIENCE_SECONDS:
             self._gave_up = self._failover.preferred.error
@@ -219,7 +219,7 @@ class Feeder:
         self._next = 0.0
 
     def feed(self) -> bool:
-        """Feed if it is time and every loop has progressed; tell whether it was done."""
+        """Feed if it is time and every loop has progressed; return whether it was done."""
         if self._interval is None or time.monotonic() < self._next:
             return False
         heartbeats = [loop.heartbeats for loop in self._loops]

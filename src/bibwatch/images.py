@@ -83,7 +83,7 @@ def sha256(data: bytes) -> str:
 
 @cache
 def heif_supported() -> bool:
-    """Tell whether HEIF photos can be read, and register the reader if so."""
+    """Return whether HEIF photos can be read, and register the reader if so."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

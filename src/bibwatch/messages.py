@@ -41,5 +41,5 @@ def unknown(what: str, name: str, names: Collection[str], word: str | None = Non
 
 
 def alike(name: str, other: str) -> bool:
-    """Tell whether two names are the same but for `-` and `_`: environment variables have no `-`."""
+    """Return whether two names are the same but for `-` and `_`: environment variables have no `-`."""
     return name.replace("_", "-") == other.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Without systemd, nothing is told to nobody.
+"""What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Without systemd these are no-ops.
 
 The protocol is one datagram to the socket in NOTIFY_SOCKET (sd_notify(3)).
 """

@@ -155,7 +155,7 @@ class Plugins:
         return plugins[0].load()
 
     def problems(self) -> dict[Plugin, str]:
-        """Tell what is wrong with each plugin that cannot be used; the allowed ones are imported to find out."""
+        """Return what is wrong with each plugin that cannot be used; the allowed ones are imported to find out."""
         found: dict[Plugin, str] = {}
         presets: dict[str, list[Plugin]] = {}
         for plugin in self.all:

@@ -88,7 +88,7 @@ class RaceSettings(_Section):
         "spaces, or a list of them; unset: two to five digits, or a letter and three to five.",
     )
     accept_at: float = Field(
-        default=0.95, ge=0, le=1, description="The least probability of an accepted reading; others go to review."
+        default=0.95, ge=0, le=1, description="Minimum probability of an accepted reading; all others go to review."
     )
     timezone: str | None = Field(
         default=None,
@@ -134,12 +134,14 @@ class PipelineSettings(_Section):
     batch_wait_seconds: float = Field(
         default=0.5, ge=0, description="Seconds a photo may wait for others to fill its batch."
     )
-    decode_threads: int = Field(default=2, ge=1, le=64, description="Photos read and decoded at the same time.")
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Number of photos loaded and decoded in parallel.")
     answer_seconds: float = Field(
         default=600, gt=0, description="Seconds a model may take for a batch before the watchdog counts it as hung."
     )
     max_attempts: int = Field(
-        default=5, ge=1, description="Tries of a photo the model fails on, or dies with, before it is `failed`."
+        default=5,
+        ge=1,
+        description="Attempts at a photo that the model fails on, or crashes with, before it is `failed`.",
     )
 
 
@@ -156,44 +158,44 @@ class Settings(BaseSettings):
     )
 
     database_url: str = Field(
-        default="sqlite:///bibwatch.db", description="Where the results go: a SQLite or PostgreSQL URL."
+        default="sqlite:///bibwatch.db", description="Where results are stored: a SQLite or PostgreSQL URL."
     )
     cameras: dict[str, CameraSettings] = Field(default={}, description="The camera folders, by name.")
-    stage: str = Field(default="bib_number", description="What is done with the photos (`bibwatch stages`).")
+    stage: str = Field(default="bib_number", description="What to do with the photos (see `bibwatch stages`).")
     preset: str = Field(
         default="rapidocr",
-        description="Which model does it (`bibwatch presets`), for stages that name none of their own.",
+        description="Model to use (see `bibwatch presets`), for stages that do not name one.",
     )
     fallback_presets: list[str] = Field(
-        default=[], description="Which models read, the first that can, while that one cannot be asked."
+        default=[], description="Fallback presets, in order, used while the primary is unavailable."
     )
     fallback_after: float = Field(
         default=60,
         ge=0,
-        description="Seconds a model must have been away before a fallback reads; till then photos wait.",
+        description="Seconds the primary must be unavailable before a fallback takes over; until then photos wait.",
     )
     reread_fallback: bool = Field(
         default=False,
-        description="Read photos that a fallback has read again when the model is back; both results stay.",
+        description="Read photos again that a fallback has read, once the primary is back; both results are kept.",
     )
     stages: dict[str, dict[str, Any]] = Field(
-        default={}, description="Options of a stage, or further stages: `kind` and its options, by name."
+        default={}, description="Stage options by stage name; new names define stages with `kind`."
     )
     presets: dict[str, dict[str, Any]] = Field(
-        default={}, description="Presets of your own: `kind` or `base`, and model options, by name."
+        default={}, description="Your own presets by name: `kind` or `base`, and model options."
     )
     plugins: list[str] = Field(
-        default=[], description="Distributions that may bring runtimes, interpreters, stages or presets."
+        default=[], description="Distributions allowed to provide runtimes, interpreters, stages or presets."
     )
     race: RaceSettings = RaceSettings()
     judging: Rules = Rules()
     ingest: IngestSettings = IngestSettings()
     images: ImageLimits = ImageLimits()
     pipeline: PipelineSettings = PipelineSettings()
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
-    log_format: Literal["auto", "text", "json"] = Field(default="auto", description="How log lines look, on stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
+    log_format: Literal["auto", "text", "json"] = Field(default="auto", description="Log format on stderr.")
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Port of `GET /metrics` for Prometheus; none is opened by default."
+        default=None, ge=1, le=65535, description="Port for `GET /metrics` (Prometheus); not served by default."
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address the metrics are served on.")
 

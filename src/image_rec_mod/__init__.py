@@ -1,1 +1,1 @@
-"""The extractor API of the founding guide: a photo in, `{"bib": 256}` out. A thin layer over bibwatch."""
+"""The extractor API: a photo in, `{"bib": 256}` out. A thin layer over bibwatch."""

@@ -117,7 +117,10 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
     Path("mine.toml").write_text('[stages.sheet]\nkind = "table"\nimage_scale = 3.5\n')
     for words in (("--config", "mine.toml"), ("--config=mine.toml",)):
         text = " ".join(invoke("stages", "sheet", *words).output.split())
-        assert "--stage-sheet-image-scale NUMBER Regions are enlarged so often for the model. [default: 3.5]" in text
+        assert (
+            "--stage-sheet-image-scale NUMBER Scale factor for regions before they are sent to the model. [default: 3.5]"
+            in text
+        )
 
 
 @pytest.mark.parametrize(

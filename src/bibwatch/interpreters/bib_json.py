@@ -191,7 +191,7 @@ def _trouble(values: Sequence[Any]) -> str:
 
 
 def _contradicts_itself(found: Json) -> bool:
-    """Tell whether a reply has several answers: drafts and corrections, not one bib a line."""
+    """Return whether a reply has several answers: drafts and corrections, not one bib a line."""
     one_each = all(isinstance(value, dict) and not value.keys() & set(_LISTS) for value in found.values)
     several = any(value != found.values[0] for value in found.values)
     return several and (found.scattered or not one_each)

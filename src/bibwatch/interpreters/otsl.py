@@ -12,7 +12,7 @@ _NOT_OF_A_CELL = re.compile(
 
 
 def is_otsl(text: str) -> bool:
-    """Tell whether there is a cell of OTSL in the text."""
+    """Return whether there is a cell of OTSL in the text."""
     return bool(_CELL.search(text))
 
 

@@ -52,7 +52,7 @@ def written_table(text: str) -> Written:
 
 
 def _has_markup(text: str) -> bool:
-    """Tell whether a text has a table that cannot be taken for prose."""
+    """Return whether a text has a table that cannot be taken for prose."""
     return _is_html(text) or is_otsl(text) or bool(_pipe_tables(text))
 
 
@@ -143,7 +143,7 @@ def _csv(text: str) -> list[list[str]]:
 
 
 def _is_prose(text: str) -> bool:
-    """Tell whether lines are sentences: half of them look so, or all commas are those of words."""
+    """Return whether lines are sentences: half of them look so, or all commas are those of words."""
     lines = text.strip().split("\n")
     sentences = sum(bool(_SENTENCE.fullmatch(line.strip())) for line in lines)
     among_words = ", " in text and not re.search(r"\d|,\S|[\";\t|]", text)

@@ -44,7 +44,7 @@ class _Line:
     height: float
 
     def overlaps(self, span: _Span) -> bool:
-        """Tell whether the text is above or below a span, the margins of its box left out."""
+        """Return whether the text is above or below a span, the margins of its box left out."""
         margin = min(_MARGIN * self.height, (self.right - self.left) / 4)
         return self.left + margin < span[1] and span[0] < self.right - margin
 
@@ -89,7 +89,7 @@ def _is_somewhere(box: Box) -> bool:
 
 
 def _stands_on_end(lines: Sequence[TextLine]) -> bool:
-    """Tell whether most texts are higher than wide, those of a sign or two left out."""
+    """Return whether most texts are higher than wide, those of a sign or two left out."""
     boxes = [line.box for line in lines if len(line.text.strip()) > 2]  # noqa: PLR2004
     return sum(box.y2 - box.y1 > box.x2 - box.x1 for box in boxes) * 2 > len(boxes)
 
@@ -166,7 +166,7 @@ def _columns(rows: Sequence[Sequence[_Line]]) -> list[_Span]:
 
 
 def _joins(line: _Line, rows: Sequence[Sequence[_Line]]) -> bool:
-    """Tell whether most rows have several lines where this one is: a title, or two cells that were read as one."""
+    """Return whether most rows have several lines where this one is: a title, or two cells that were read as one."""
     beside = [sum(other.overlaps(line.span) for other in row) for row in rows if line not in row]
     return sum(count > 1 for count in beside) * 2 > sum(count > 0 for count in beside)
 
@@ -176,7 +176,7 @@ def _is_title(row: Sequence[_Line], columns: Sequence[_Span]) -> bool:
 
 
 def _is_table(rows: Sequence[Sequence[_Line]], columns: Sequence[_Span]) -> bool:
-    """Tell whether the lines are alike, next to one another and in most places where a row and a column meet."""
+    """Return whether the lines are alike, next to one another and in most places where a row and a column meet."""
     lines = [line for row in rows for line in row]
     if any(below.overlaps(above.span) for row in rows for above, below in pairwise(row)):
         return False
@@ -191,7 +191,7 @@ def _is_table(rows: Sequence[Sequence[_Line]], columns: Sequence[_Span]) -> bool
 
 
 def _is_list(lines: Sequence[_Line], height: float) -> bool:
-    """Tell whether lines below one another are evenly spaced and begin or end at one edge."""
+    """Return whether lines below one another are evenly spaced and begin or end at one edge."""
     gaps = [below.middle - above.middle for above, below in pairwise(lines)]
     even = max(gaps) <= _ALIKE * min(gaps)
     edges = ([line.left for line in lines], [line.right for line in lines])

@@ -81,7 +81,7 @@ def torch_dtype(dtype: Dtype, device: str) -> Any:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Tell whether a computation failed for want of memory, of the device or of the machine."""
+    """Return whether a computation failed for want of memory, of the device or of the machine."""
     import torch
 
     if isinstance(exc, MemoryError | torch.OutOfMemoryError):

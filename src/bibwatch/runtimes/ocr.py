@@ -28,11 +28,11 @@ class VisionOcrOptions(ModelOptions):
     kind: Literal["vision_ocr"] = "vision_ocr"
     name: str = "rapidocr"
     longest_side: int = Field(
-        default=1536, ge=32, le=4096, description="Pictures are brought to this longest side, in pixels."
+        default=1536, ge=32, le=4096, description="Images are resized to this longest side, in pixels."
     )
-    enlarge: float = Field(default=2.0, ge=1, le=4, description="Small pictures are enlarged, at most so often.")
-    min_score: float = Field(default=0.5, ge=0, le=1, description="Lines the model is less sure of are left out.")
-    threads: int = Field(default=0, ge=0, description="Processor threads; 0 takes all.")
+    enlarge: float = Field(default=2.0, ge=1, le=4, description="Maximum upscaling factor for small images.")
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Lines with a lower confidence are dropped.")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses all.")
 
     @property
     def model(self) -> str:

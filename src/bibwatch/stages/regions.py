@@ -47,7 +47,9 @@ class RegionStageOptions(StageOptions):
         default=(), description="Parts of the photo to look at: `label` and `box` (left, top, right, bottom, 0 to 1)."
     )
     labels: tuple[str, ...] = Field(default=(), description="Only the regions with these labels; empty: all.")
-    image_scale: float = Field(default=1.0, gt=0, le=8, description="Regions are enlarged so often for the model.")
+    image_scale: float = Field(
+        default=1.0, gt=0, le=8, description="Scale factor for regions before they are sent to the model."
+    )
     expansion_factor: float = Field(
         default=0.0, ge=0, le=2, description="Regions are widened on each side by this share of their size."
     )
@@ -95,7 +97,7 @@ class RegionStage(Stage[OptionsT]):
         ] or [Region(WHOLE, Box(0, 0, width, height))]
 
     def wants(self, region: Region) -> bool:
-        """Tell whether a region is looked at; a stage may filter by more than the label."""
+        """Return whether a region is looked at; a stage may filter by more than the label."""
         return not self.options.labels or region.label in self.options.labels
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:

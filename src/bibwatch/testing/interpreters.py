@@ -125,7 +125,7 @@ class InterpreterConformance:
         raise NotImplementedError(f"{type(self).__name__} does not say how the interpreter is made")
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """Tell whether a value says nothing although the prediction did not say so itself."""
+        """Return whether a value says nothing although the prediction did not say so itself."""
         del prediction
         return not value
 

@@ -23,6 +23,7 @@ log = structlog.get_logger()
 # Seconds between two tries of a request; if a server asks for a longer pause, the photo waits in the ledger instead.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 # Seconds for which a server that failed gets no requests while others are healthy.
+_LONGEST_RETRY_AFTER = 300.0  # seconds, of those that a server asks for
 _FIRST_REST, _LONGEST_REST = 2.0, 30.0
 
 
@@ -129,7 +130,11 @@ class Servers:
             if len(self._members) > 1 and failures and not error:
                 log.info("server.available", server=member.server.place)
             if error:
-                member.breaker.fail(first=_FIRST_REST, longest=_LONGEST_REST, at_least=error.retry_after or 0.0)
+                member.breaker.fail(
+                    first=_FIRST_REST,
+                    longest=_LONGEST_REST,
+                    at_least=min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER),
+                )
             else:
                 member.breaker.succeed()
             if changed:

@@ -33,7 +33,7 @@ def obstacle(quantizer: Quantizer, bits: int, device: str) -> str | None:
 
 
 def needs_shapes(quantizer: Quantizer, bits: int, device: str) -> bool:
-    """Tell whether only weights of certain shapes can be made so small for a device."""
+    """Return whether only weights of certain shapes can be made so small for a device."""
     return quantizer is Quantizer.BITSANDBYTES and bits == FOUR and device == "cpu"
 
 
