@@ -118,8 +118,8 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
     for words in (("--config", "mine.toml"), ("--config=mine.toml",)):
         text = " ".join(invoke("stages", "sheet", *words).output.split())
         assert (
-            "--stage-sheet-image-scale NUMBER Scale factor for regions before they are sent to the model. [default: 3.5]"
-            in text
+            "--stage-sheet-image-scale NUMBER "
+            "Scale factor for regions before they are sent to the model. [default: 3.5]" in text
         )
 
 
