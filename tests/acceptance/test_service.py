@@ -47,7 +47,7 @@ def test_ready_comes_after_the_backlog_and_the_watchdog_is_fed(site: Site, draw:
 @pytest.mark.parametrize(
     ("args", "environment", "code", "message"),
     [
-        (("run", "--camera", "finish"), {}, 2, "give a name and a folder, such as finish_reason=/srv/drop/finish"),
+        (("run", "--camera", "finish"), {}, 2, "give a name and a folder, such as finish=/srv/drop/finish"),
         (("run", "--preset", "rapidorc"), {}, 2, "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (
             ("run",),

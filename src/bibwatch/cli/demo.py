@@ -45,7 +45,7 @@ def command(*, folder: Path | None, timeout: float) -> None:
     console.print(f"Starting `bibwatch run` on {camera}", soft_wrap=True, markup=False)
     with (place / "bibwatch.log").open("wb") as log:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "bibwatch", "run", "--camera", f"finish_reason={camera}"],
+            [sys.executable, "-m", "bibwatch", "run", "--camera", f"finish={camera}"],
             env={**_clean_environment(), "BIBWATCH_DATABASE_URL": f"sqlite:///{database}"},
             cwd=place,
             stderr=log,
