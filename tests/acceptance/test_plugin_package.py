@@ -122,7 +122,7 @@ def test_the_daemon_runs_it_and_records_what_it_says(run: Run, tmp_path: Path) -
     (tmp_path / "finish").mkdir()
     Image.new("L", (64, 64), 250).save(tmp_path / "finish" / "a.jpg")
     done = run(
-        *("run", "--once", "--stage", "exposure", "--preset", "light-meter", "--camera", "finish_reason=finish"),
+        *("run", "--once", "--stage", "exposure", "--preset", "light-meter", "--camera", "finish=finish"),
         **ALLOWED,
     )
     assert done.returncode == 0, done.stderr

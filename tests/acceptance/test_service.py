@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,8 @@ def test_the_demo_reads_what_it_draws(tmp_path: Path, site: Site) -> None:
     for bib in ("1042", "0317", "M10151", "5208"):
         assert bib in ran.stdout
     assert "bibwatch.db" in ran.stdout
+    with closing(sqlite3.connect(tmp_path / "my demo" / "bibwatch.db")) as database:
+        assert database.execute("SELECT DISTINCT camera FROM bib_results").fetchall() == [("finish",)]
     assert site.bibwatch("demo", "--folder", str(tmp_path / "my demo")).returncode == 2
 
 
