@@ -27,7 +27,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
     },
     "What is read": {
         "bibwatch.domain.box": "Box",
-        "bibwatch.domain.candidates": "Candidate Glance Look Source best normalized",
+        "bibwatch.domain.candidates": "Candidate Look LookTaken Source best normalized",
         "bibwatch.domain.decisions": "Action Decision",
         "bibwatch.domain.readings": "Reading Reason Verdict summary",
         "bibwatch.domain.recogniser": "Recogniser",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import MOST, Candidate, Glance, Look, Source
+from bibwatch.domain.candidates import MOST, Candidate, Look, LookTaken, Source
 from bibwatch.domain.readings import Verdict
 from bibwatch.errors import ModelError, ModelReplyError, ModelUnavailableError
 from bibwatch.images import Photo
@@ -76,7 +76,7 @@ def texts(outcome: Outcome) -> list[str]:
 def test_what_was_seen_is_a_candidate_with_its_place() -> None:
     (outcome,) = stage(prediction()).read([photo()])
     candidate = Candidate("1234", 0.99, _MIDDLE, source=Source.LINE, edge_distance=pytest.approx(1 / 6))
-    assert outcome == Outcome((candidate,), (Glance(Look.PHOTO, 1),), device="cpu", seconds=0.5)
+    assert outcome == Outcome((candidate,), (LookTaken(Look.PHOTO, 1),), device="cpu", seconds=0.5)
 
 
 @pytest.mark.parametrize(("text", "score"), [("2026", 0.99), ("RUN 2026", 0.9), ("1234", 0.1), ("14:32", 0.99)])
@@ -91,7 +91,7 @@ def test_of_a_page_full_of_numbers_the_surest_are_kept_and_the_others_counted() 
     (outcome,) = stage(Prediction(lines=tuple(lines))).read([photo()])
     assert texts(outcome) == [line.text for line in lines[30:]]
     assert outcome.cut == 30
-    assert outcome.glances == (Glance(Look.PHOTO, MOST + 30),)
+    assert outcome.looks == (LookTaken(Look.PHOTO, MOST + 30),)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_device_and_time_are_the_models() -> None:
 
 
 def test_a_photo_without_a_bib_has_no_candidates_and_no_error() -> None:
-    looked = (Glance(Look.PHOTO, 0),)
-    assert list(stage(Prediction(device="cpu")).read([photo()])) == [Outcome(glances=looked, device="cpu")]
+    looked = (LookTaken(Look.PHOTO, 0),)
+    assert list(stage(Prediction(device="cpu")).read([photo()])) == [Outcome(looks=looked, device="cpu")]
 
 
 @pytest.mark.parametrize("error", [ModelError("no"), ModelUnavailableError("down"), ModelReplyError("gibberish")])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Glance, Look
+from bibwatch.domain.candidates import Candidate, Look, LookTaken
 from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError
 from bibwatch.images import Photo
@@ -343,8 +343,8 @@ def test_every_look_is_evidence() -> None:
         ("1042", Look.CROP, None, None),
         ("1047", Look.SECOND_MODEL, "better", "1042"),
     ]
-    whole, detector, first, second, again = outcome.glances
-    assert (whole, detector) == (Glance(Look.PHOTO, 0), Glance(Look.DETECTOR, 2, model="scripted"))
+    whole, detector, first, second, again = outcome.looks
+    assert (whole, detector) == (LookTaken(Look.PHOTO, 0), LookTaken(Look.DETECTOR, 2, model="scripted"))
     assert (first.look, first.candidates, first.error) == (Look.CROP, 1, None)
     assert (second.look, second.candidates, second.error) == (Look.CROP, 0, "fell over")
     assert (again.look, again.candidates, again.model) == (Look.SECOND_MODEL, 1, "better")
@@ -354,7 +354,7 @@ def test_every_look_is_evidence() -> None:
 
 def test_a_second_model_that_sees_nothing_has_looked() -> None:
     (outcome,) = cascade(lines(UNSURE), says()).read([photo()])
-    assert [(each.look, each.candidates, each.model) for each in outcome.glances] == [
+    assert [(each.look, each.candidates, each.model) for each in outcome.looks] == [
         (Look.PHOTO, 1, None),
         (Look.SECOND_MODEL, 0, "better"),
     ]

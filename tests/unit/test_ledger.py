@@ -28,7 +28,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Glance, Look, Source
+from bibwatch.domain.candidates import Candidate, Look, LookTaken, Source
 from bibwatch.domain.readings import Reading, Reason, Verdict
 from bibwatch.domain.recogniser import Recogniser
 from bibwatch.domain.states import TRANSITIONS, TROUBLE, State
@@ -403,7 +403,7 @@ def test_a_read_photo_is_in_every_view(ledger: Ledger, sql: Any) -> None:
     drop(ledger, "/drop/a.jpg")
     (taken,) = claim(ledger)
     sure = Reading("0042", 0.97, Verdict.ACCEPTED, Box(1, 2.5, 3, 4), read_as="00 42")
-    reasons = (Reason("reply", "the model calls it illegible"), Reason("confidence", "0.500 sure, under 0.95"))
+    reasons = (Reason("reply", "the model calls it illegible"), Reason("confidence", "confidence 0.500 is below 0.95"))
     unsure = Reading("M10151", 0.5, Verdict.REVIEW, reasons=reasons, read_as="m10151", model="better")
     ledger.finish(_OCR, [Finished(taken, photo(), replace(result(), judgement=Judgement((sure, unsure), ())))])
     (file,), (image,) = sql("file_status"), sql("image_status")
@@ -438,7 +438,7 @@ def test_a_read_photo_is_in_every_view(ledger: Ledger, sql: Any) -> None:
     }
     assert [second[key] for key in ("bib", "verdict", "x1", "y1", "x2", "y2")] == ["M10151", "review", *[None] * 4]
     assert (second["read_as"], second["model"]) == ("m10151", "better")
-    assert second["reasons"] == "the model calls it illegible; 0.500 sure, under 0.95"
+    assert second["reasons"] == "the model calls it illegible; confidence 0.500 is below 0.95"
     assert first["received_at"] == file["first_seen_at"]
     assert sql("stage_outputs") == []
 
@@ -459,7 +459,7 @@ def test_what_was_seen_is_kept_with_why_it_is_no_bib(ledger: Ledger, sql: Any) -
     doubted = Candidate("7", 0.5, doubt="the reply contradicts itself")
     judgement = Judgement((Reading("0042", 0.97, Verdict.ACCEPTED),), (None, "not of this race's form", "too short"))
     seen = replace(result(), candidates=(bib, banner, doubted), judgement=judgement, cut=3)
-    seen = replace(seen, glances=(Glance(Look.PHOTO, 4), Glance(Look.TILE, 0, Box(0, 0, 9, 9), error="no idea")))
+    seen = replace(seen, looks=(LookTaken(Look.PHOTO, 4), LookTaken(Look.TILE, 0, Box(0, 0, 9, 9), error="no idea")))
     ledger.finish(_OCR, [Finished(taken, photo(), seen)])
     first, second, third = sql("candidates")
     places = [first[side] for side in ("x1", "y1", "x2", "y2")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_SAME_PLACE = 0.3  # share of the smaller of two boxes that must overlap for both to be about one bib
+
 
 @dataclass(frozen=True)
 class Box:
@@ -28,6 +30,10 @@ class Box:
         down = min(self.y2, other.y2) - max(self.y1, other.y1)
         smaller = min(self.area, other.area)
         return across * down / smaller if across > 0 and down > 0 and smaller > 0 else 0.0
+
+    def is_same_place(self, other: Box) -> bool:
+        """Return whether two boxes are about the same bib."""
+        return self.overlap(other) >= _SAME_PLACE
 
     def distance_to_edge(self, width: float, height: float) -> float:
         """Return the distance to the nearest edge of a picture of this size, as a share of that side (>= 0)."""

@@ -48,7 +48,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Glance:
+class LookTaken:
     """One look that was taken, at a photo or a part of it: evidence even where it saw nothing."""
 
     look: Look

@@ -13,8 +13,6 @@ from bibwatch.judging import rules as all_rules
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Evidence, Rules
 
-SAME_PLACE = 0.3  # share of the smaller of two boxes that must overlap for both to be about one bib
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -40,9 +38,9 @@ class Judge:
 
     def judge(self, candidates: Sequence[Candidate]) -> Judgement:
         """Judge the candidates of one photo. The result depends on nothing else."""
-        bench = _Bench(candidates, self.race, self.rules)
-        readings = tuple(self._reading(bench.evidence(bib)) for bib in bench.numbers)
-        return Judgement(readings, tuple(bench.rejections))
+        photo = _PhotoCandidates(candidates, self.race, self.rules)
+        readings = tuple(self._reading(photo.evidence(bib)) for bib in photo.numbers)
+        return Judgement(readings, tuple(photo.rejections))
 
     def _reading(self, evidence: Evidence) -> Reading:
         found = [rule(evidence, self.race, self.rules) for rule in all_rules.ALL]
@@ -64,7 +62,7 @@ def judge(candidates: Sequence[Candidate], race: Race | None = None, rules: Rule
     return Judge(race or Race(), rules or Rules()).judge(candidates).readings
 
 
-class _Bench:
+class _PhotoCandidates:
     """The candidates of one photo, sorted by the numbers they are."""
 
     def __init__(self, candidates: Sequence[Candidate], race: Race, rules: Rules) -> None:
@@ -73,17 +71,16 @@ class _Bench:
         self.rejections = [_unfit(candidate, bib, rules) for candidate, bib in zip(candidates, self._bibs, strict=True)]
         self._rivals: dict[str, str] = {}
         self._confirmed: set[str] = set()
-        self._hear_second_model()  # first: a neighbour it saw has no place, and hides nothing there
+        self._compare_models()  # first: a neighbour seen by the second model has no place, and hides nothing there
+        self._fragments: dict[int, str] = {}  # candidates that may be part of a longer number, and of which
         self._reject_fragments()
-        self._parts = self._pairs()
         self.numbers = list(dict.fromkeys(bib for index, bib in enumerate(self._bibs) if bib and self._counts(index)))
         self._reject_detector()
 
     def evidence(self, bib: str) -> Evidence:
         """Return all that was seen of a number."""
         seen = [index for index, other in enumerate(self._bibs) if other == bib and self._counts(index)]
-        longer = {index: self._unplaced_in(index) for index in seen}
-        whole = [index for index in seen if longer[index] is None and not _may_be_cut(self._candidates[index])]
+        whole = [each for each in seen if each not in self._fragments and not _may_be_cut(self._candidates[each])]
         lead = self._surest(whole or seen)
         placed = [index for index in seen if self._candidates[index].box]
         place = lead if self._candidates[lead].box or not placed else self._surest(placed)
@@ -92,38 +89,33 @@ class _Bench:
             lead=self._candidates[lead],
             place=self._candidates[place],
             whole=bool(whole),
-            fragment_of=longer[lead],
+            fragment_of=self._fragments.get(lead),
             rival=self._rivals.get(bib),
             confirmed=bib in self._confirmed,
         )
 
     def _surest(self, indices: Sequence[int]) -> int:
-        """Return the surest; of several that are as sure, the one that most speaks against, in whatever order."""
+        """Return the most confident one; of equals the most doubtful, so that their order does not matter."""
         return max(indices, key=lambda index: _weight(self._candidates[index]))
 
     def _counts(self, index: int) -> bool:
         return self.rejections[index] is None and self._candidates[index].look is not Look.DETECTOR
 
     def _reject_fragments(self) -> None:
-        """Reject numbers that are part of a longer one in the same place."""
-        for index, longer in sorted(self._pairs(), key=lambda pair: len(self._bibs[pair[1]] or "")):  # longest last
-            one, other = self._candidates[index].box, self._candidates[longer].box
-            if one and other and one.overlap(other) >= SAME_PLACE:
-                self.rejections[index] = f"fragment of {self._bibs[longer]} seen in the same place"
-
-    def _unplaced_in(self, index: int) -> str | None:
-        """Return a longer number that one may be part of, where the places are not known."""
-        for short, longer in self._parts:
-            if short == index and not (self._candidates[index].box and self._candidates[longer].box):
-                return self._bibs[longer]
-        return None
-
-    def _pairs(self) -> list[tuple[int, int]]:
-        """Return the pairs of candidates of which the first is part of the second."""
+        """Reject numbers that are part of a longer one in the same place; note those of unknown place."""
         counting = [(index, bib) for index, bib in enumerate(self._bibs) if bib and self._counts(index)]
-        return [(i, j) for i, one in counting for j, other in counting if one != other and one in other]
+        longest_last = sorted(counting, key=lambda item: len(item[1]))
+        for longer, bib in longest_last:
+            for index, part in counting:
+                if part == bib or part not in bib:
+                    continue
+                one, other = self._candidates[index].box, self._candidates[longer].box
+                if one and other and one.is_same_place(other):
+                    self.rejections[index] = f"fragment of {bib} seen in the same place"
+                elif not (one and other):
+                    self._fragments[index] = bib
 
-    def _hear_second_model(self) -> None:
+    def _compare_models(self) -> None:
         """Find where a second model agrees with the first, where it differs, and where it only saw a neighbour."""
         answers: dict[str, list[int]] = {}
         for index, candidate in enumerate(self._candidates):
@@ -165,7 +157,7 @@ def _unfit(candidate: Candidate, bib: str | None, rules: Rules) -> str | None:
     if bib is None:
         return "not of this race's form"
     if candidate.source is Source.LINE and not candidate.score >= rules.min_confidence:
-        return f"{candidate.score:.3f} sure, under {rules.min_confidence:g}"
+        return f"confidence {candidate.score:.3f} is below {rules.min_confidence:g}"
     return None
 
 

@@ -20,12 +20,12 @@ REVISION = 1
 
 
 class Rules(BaseModel):
-    """What the rules can be told. None of it changes what a model is asked."""
+    """Settings of the rules. None of them changes what a model is asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_confidence: float = Field(
-        default=0.85, ge=0, le=1, description="Lines of text that an OCR is less sure of are not taken for bibs."
+        default=0.85, ge=0, le=1, description="Minimum confidence of a line of text; less confident ones are not bibs."
     )
     doubtful: re.Pattern[str] = Field(
         default=re.compile(r"(19|20)\d\d"),
@@ -53,7 +53,7 @@ class Evidence:
 
     @property
     def probability(self) -> float:
-        """How sure the leading candidate is."""
+        """The confidence of the leading candidate."""
         return min(1.0, max(0.0, self.lead.score))
 
 
@@ -65,7 +65,7 @@ def confidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     del rules
     if evidence.probability >= race.accept_at:
         return None
-    return Reason("confidence", f"{evidence.probability:.3f} sure, under {race.accept_at:g}")
+    return Reason("confidence", f"confidence {evidence.probability:.3f} is below {race.accept_at:g}")
 
 
 def year(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:

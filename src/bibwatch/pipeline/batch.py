@@ -75,7 +75,7 @@ def _result(outcome: Outcome, batch: Batch) -> Result:
         seconds=outcome.seconds,
         output=outcome.output,
         candidates=outcome.candidates,
-        glances=outcome.glances,
+        looks=outcome.looks,
         cut=outcome.cut,
         judgement=judge.judge(outcome.candidates) if of_bibs else None,
         judged_by=judge.fingerprint if of_bibs else None,

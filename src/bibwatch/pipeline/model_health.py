@@ -71,14 +71,14 @@ class ModelHealth:
         With `probe`, a probe is sent where the outcomes alone do not say. Thread-safe.
         """
         errors = [outcome.error for outcome in outcomes if outcome]
-        suspect = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
-        if suspect is None or not probe or self.error or suspect.retry is Retry.LATER:
-            return suspect
+        cause = next((error for error in errors if error and error.blame is not Blame.PHOTO), None)
+        if cause is None or not probe or self.error or cause.retry is Retry.LATER:
+            return cause
         if failure := self._send_probe():
             # Anything else is, for example, an engine that died and does not start again.
             return failure if isinstance(failure, ModelError) else ModelUnavailableError(str(failure))
         # Where a photo may be to blame, reading it alone or counting its attempts decides. The rest waits.
-        return None if suspect.blame is Blame.UNCLEAR or not all(errors) else suspect
+        return None if cause.blame is Blame.UNCLEAR or not all(errors) else cause
 
     @property
     def is_being_probed(self) -> bool:

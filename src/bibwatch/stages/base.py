@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from bibwatch.domain.candidates import Candidate, Glance
+from bibwatch.domain.candidates import Candidate, LookTaken
 from bibwatch.domain.recogniser import Recogniser
 from bibwatch.errors import BibwatchError, ConfigurationError, ModelError, one_line
 from bibwatch.images import Photo
@@ -140,7 +140,7 @@ class Outcome:
     """What a stage saw in one photo. With `error` set, nothing else is an answer."""
 
     candidates: tuple[Candidate, ...] = ()  # what may be bibs, for the judge
-    glances: tuple[Glance, ...] = ()  # the looks that were taken
+    looks: tuple[LookTaken, ...] = ()  # the looks that were taken
     cut: int = 0  # candidates left out because there were too many
     output: dict[str, Any] | None = None  # what a stage that reads no bibs has to say
     device: str = ""

@@ -17,7 +17,7 @@ import structlog
 from pydantic import Field, SerializeAsAny
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Glance, Look, best, normalized
+from bibwatch.domain.candidates import Candidate, Look, LookTaken, best, normalized
 from bibwatch.domain.readings import summary
 from bibwatch.errors import BibwatchError, ModelError
 from bibwatch.images import Photo
@@ -147,7 +147,7 @@ class BibNumber(Stage[BibNumberOptions]):
         candidates = tuple(crops.placed(each, photo) for each in scaled)
         return Outcome(
             candidates=candidates,
-            glances=(Glance(Look.PHOTO, len(candidates)),),
+            looks=(LookTaken(Look.PHOTO, len(candidates)),),
             device=prediction.device,
             seconds=prediction.seconds,
         )
@@ -253,11 +253,11 @@ def _with_look(
         replace(crops.placed(each, photo, part=area, box=box), look=look, model=model, about=about)
         for each in answer.candidates
     )
-    glance = Glance(look, len(found), area, model, str(answer.error) if answer.error else None)
+    taken = LookTaken(look, len(found), area, model, str(answer.error) if answer.error else None)
     return replace(
         outcome,
         candidates=(*outcome.candidates, *found),
-        glances=(*outcome.glances, glance),
+        looks=(*outcome.looks, taken),
         seconds=outcome.seconds + answer.seconds,
     )
 

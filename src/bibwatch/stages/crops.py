@@ -15,7 +15,6 @@ from bibwatch.images import Photo
 # How much around a box is looked at, on each side, as a share of its height: a detector's box is wide by itself, and
 # pixels are few; what a model that reads draws may well cut a digit off.
 OF_A_DETECTOR, OF_A_READER = 0.25, 0.6
-_SAME_PLACE = 0.3  # of the smaller of two boxes, for both to be about the same bib
 _OVERLAP = 0.25  # of a tile; a bib is seldom wider
 _MOST_TILES = 16
 
@@ -64,7 +63,7 @@ def distinct(boxes: Iterable[Box]) -> list[Box]:
     """Return the boxes without those in the same place as one before them."""
     found: list[Box] = []
     for box in boxes:
-        if not any(box.overlap(other) >= _SAME_PLACE for other in found):
+        if not any(box.is_same_place(other) for other in found):
             found.append(box)
     return found
 

@@ -53,15 +53,17 @@ class Judgements:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def count(self, *, other_than: str | None = None) -> int:
-        """Count the results that have candidates to judge; with `other_than`, those not judged by that judge yet."""
+    def count(self) -> int:
+        """Count the results that have candidates to judge."""
+        query = select(func.count()).select_from(results).where(*_to_judge(None))
         with self._database.query() as connection:
-            return int(
-                connection.execute(select(func.count()).select_from(results).where(*_to_judge(other_than))).scalar_one()
-            )
+            return int(connection.execute(query).scalar_one())
 
     def page(self, after: int, *, other_than: str | None = None) -> list[Case]:
-        """Return the next of the results that `count` counts, by id; none when all have been returned."""
+        """Return the next page of results with candidates, by id; empty when there are no more.
+
+        `other_than`: only those that this judge has not judged yet.
+        """
         chosen = select(results.c.id).where(results.c.id > after, *_to_judge(other_than))
         with self._database.query() as connection:
             ids = list(connection.execute(chosen.order_by(results.c.id).limit(_PAGE)).scalars())

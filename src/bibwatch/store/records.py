@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from bibwatch.domain.candidates import Candidate, Glance
+from bibwatch.domain.candidates import Candidate, LookTaken
 from bibwatch.domain.states import State
 from bibwatch.files import Stat
 from bibwatch.images import Photo
@@ -51,7 +51,7 @@ class Result:
     seconds: float
     output: dict[str, Any] | None = None  # of a stage that reads no bibs
     candidates: tuple[Candidate, ...] = ()
-    glances: tuple[Glance, ...] = ()
+    looks: tuple[LookTaken, ...] = ()
     cut: int = 0  # candidates left out because there were too many
     judgement: Judgement | None = None
     judged_by: str | None = None  # the judge's fingerprint

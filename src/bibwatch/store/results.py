@@ -169,7 +169,7 @@ def _result(connection: Connection, recogniser: Recogniser, image_id: int, resul
         "device": result.device,
         "seconds": result.seconds,
         "output_json": None if result.output is None else json.dumps(result.output),
-        "looks_json": json.dumps([asdict(glance) for glance in result.glances]) if result.glances else None,
+        "looks_json": json.dumps([asdict(look) for look in result.looks]) if result.looks else None,
         "candidates_cut": result.cut,
         "judged_by": result.judged_by,
         "processed_at": now(),

@@ -30,6 +30,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in an INTEGER key
 
+
+def _box() -> list[Column[float]]:
+    """Return the columns of a box: pixels of the upright image, or NULL."""
+    return [Column(name, Float) for name in ("x1", "y1", "x2", "y2")]
+
+
 cameras = Table(
     "cameras",
     metadata,
@@ -108,10 +114,7 @@ candidates = Table(
     Column("source", String, nullable=False),
     Column("look", String, nullable=False),
     Column("model", String),  # where it is another than that of the result
-    Column("x1", Float),
-    Column("y1", Float),
-    Column("x2", Float),
-    Column("y2", Float),
+    *_box(),
     Column("edge_distance", Float),
     Column("alternatives_json", Text),
     Column("beside", Text),
@@ -129,10 +132,7 @@ readings = Table(
     Column("confidence", Float, nullable=False),
     Column("verdict", String, nullable=False),
     Column("model", String),  # where it is another than that of the result
-    Column("x1", Float),
-    Column("y1", Float),
-    Column("x2", Float),
-    Column("y2", Float),
+    *_box(),
     Column("reasons", Text, nullable=False, server_default=text("''")),
     Column("read_as", Text),
 )
@@ -146,10 +146,7 @@ decisions = Table(
     Column("bib", String, nullable=False),  # as it was judged, or as it was added
     Column("action", String, nullable=False),  # accept, reject, correct, add
     Column("corrected_to", String),
-    Column("x1", Float),
-    Column("y1", Float),
-    Column("x2", Float),
-    Column("y2", Float),
+    *_box(),
     Column("decided_by", String, nullable=False),
     Column("decided_at", String, nullable=False),
     Column("note", Text),

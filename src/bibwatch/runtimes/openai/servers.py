@@ -22,9 +22,8 @@ log = structlog.get_logger()
 
 # Seconds between two tries of a request; if a server asks for a longer pause, the photo waits in the ledger instead.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
-# Seconds for which a server that failed gets no requests while others are healthy.
-_LONGEST_RETRY_AFTER = 300.0  # seconds, of those that a server asks for
-_FIRST_REST, _LONGEST_REST = 2.0, 30.0
+# Seconds for which a server that failed gets no requests while others are healthy; the last, if it asks for more.
+_FIRST_REST, _LONGEST_REST, _LONGEST_RETRY_AFTER = 2.0, 30.0, 300.0
 
 
 @dataclass(eq=False)

@@ -27,6 +27,10 @@ def upgrade() -> None:
     _carry_readings_over()
 
 
+def _box() -> list[sa.Column[float]]:
+    return [sa.Column(name, sa.Float(), nullable=True) for name in ("x1", "y1", "x2", "y2")]
+
+
 def _create_candidates() -> None:
     op.create_table(
         "result_candidates",
@@ -37,10 +41,7 @@ def _create_candidates() -> None:
         sa.Column("source", sa.String(), nullable=False),
         sa.Column("look", sa.String(), nullable=False),
         sa.Column("model", sa.String(), nullable=True),
-        sa.Column("x1", sa.Float(), nullable=True),
-        sa.Column("y1", sa.Float(), nullable=True),
-        sa.Column("x2", sa.Float(), nullable=True),
-        sa.Column("y2", sa.Float(), nullable=True),
+        *_box(),
         sa.Column("edge_distance", sa.Float(), nullable=True),
         sa.Column("alternatives_json", sa.Text(), nullable=True),
         sa.Column("beside", sa.Text(), nullable=True),
@@ -61,10 +62,7 @@ def _create_decisions() -> None:
         sa.Column("bib", sa.String(), nullable=False),
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("corrected_to", sa.String(), nullable=True),
-        sa.Column("x1", sa.Float(), nullable=True),
-        sa.Column("y1", sa.Float(), nullable=True),
-        sa.Column("x2", sa.Float(), nullable=True),
-        sa.Column("y2", sa.Float(), nullable=True),
+        *_box(),
         sa.Column("decided_by", sa.String(), nullable=False),
         sa.Column("decided_at", sa.String(), nullable=False),
         sa.Column("note", sa.Text(), nullable=True),
