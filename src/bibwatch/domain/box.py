@@ -24,6 +24,10 @@ class Box:
         """Return the same box in a picture whose origin lies `x` pixels further left and `y` further up."""
         return Box(self.x1 + x, self.y1 + y, self.x2 + x, self.y2 + y)
 
+    def union(self, other: Box) -> Box:
+        """Return the smallest box around both."""
+        return Box(min(self.x1, other.x1), min(self.y1, other.y1), max(self.x2, other.x2), max(self.y2, other.y2))
+
     def overlap(self, other: Box) -> float:
         """Return the area shared with another box, as a share of the smaller of the two (0 to 1)."""
         across = min(self.x2, other.x2) - max(self.x1, other.x1)

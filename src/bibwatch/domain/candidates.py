@@ -17,6 +17,7 @@ class Look(StrEnum):
 
     PHOTO = "photo"  # the model, at the whole photo
     CROP = "crop"  # the same model, at a part where a bib seems to be
+    WIDE = "wide"  # the same model, at a number with more of what is beside it
     TILE = "tile"  # the same model, at one of the overlapping tiles of a large photo
     DETECTOR = "detector"  # the OCR that finds where a model should look again
     SECOND_MODEL = "second_model"  # another model, asked about what the first was unsure of
@@ -27,7 +28,23 @@ class Source(StrEnum):
     """What a candidate was in the model's answer."""
 
     LINE = "line"  # a line of text that an OCR saw
+    JOINED = "joined"  # two lines side by side: letters and digits on one card
     VALUE = "value"  # a value in a reply
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """How a line is printed, and how clearly its ends were read; lengths in pixels of the photo at full size."""
+
+    height: float
+    width: float
+    angle: float  # of the baseline, in degrees, clockwise
+    lowest: float  # score of the least clear character, 0 to 1
+    first: float  # score of the first character
+    last: float
+    edge: float  # distance from the left or right edge of the photo, in heights of the line; negative: beyond it
+    margin_left: float | None = None  # even background beside it, in heights of the line, 1 at most
+    margin_right: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,8 @@ class Candidate:
     model: str | None = None  # where it was another than the stage's own
     edge_distance: float | None = None  # from the box to the photo's nearest edge, as a share of that side
     alternatives: tuple[str, ...] = ()  # other ways to take the text, best first
+    odds: tuple[float, ...] = ()  # of each alternative against the text, where the model gives them
+    glyphs: Glyphs | None = None  # of a line
     beside: str | None = None  # the letter or word next to it
     about: str | None = None  # the candidate that a second model was asked about
     doubt: str | None = None  # what speaks against it in the reply itself

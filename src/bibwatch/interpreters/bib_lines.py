@@ -1,22 +1,32 @@
 """`bib_lines`: what may be bibs among the lines of text that an OCR found.
 
-A line is a candidate as a whole: `1234`, and also `RUN 2026` and `14:32`. Does not know which of them are bibs.
+A line is a candidate as a whole: `1234`, and also `RUN 2026` and `14:32`. Letters and digits side by side on one card
+are one more candidate together. Does not know which of them are bibs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Source
+from bibwatch.domain.candidates import Candidate, Glyphs, Look, Source, normalized
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean
 from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 
 _LONE = 2  # characters of a text without digits that may be part of a bib: a letter, or a pair of them
 _NEAR = 1.0  # heights of a line between it and what stands beside it
+_JOINED = 1.3  # heights of a line between letters and digits of one bib
+_OVERLAP = 0.4  # heights that two such lines may overlap
+_SIMILAR = (0.4, 1.8)  # their heights, one by the other
+_LETTERS = re.compile(r"[A-Z]{1,2}[|/:.-]?|\d{1,3}")
+_DIGITS = re.compile(r"[|/:.-]?\d{2,6}")
+_DIVIDED = re.compile(r"([A-Z]{1,3})[^A-Z0-9]+(\d+)")
+_AROUND = re.compile(r"[^A-Z0-9]*([A-Z0-9]+)[^A-Z0-9]*")
+_SAME = 0.95  # odds of the text without its divider, or without what is around it
 
 
 class BibLinesOptions(InterpreterOptions):
@@ -24,6 +34,7 @@ class BibLinesOptions(InterpreterOptions):
 
     accepts: ClassVar[OutputKind] = OutputKind.LINES
     produces: ClassVar[str] = "candidates"
+    code_revision: ClassVar[int] = 2
     moved: ClassVar[dict[str, str]] = {"pattern": "race.bibs", "min_confidence": "judging.min_confidence"}
 
     kind: Literal["bib_lines"] = "bib_lines"
@@ -35,20 +46,76 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
     options_type: ClassVar[type[InterpreterOptions]] = BibLinesOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
-        del prompt  # an OCR was not asked anything
+        del prompt  # an OCR is not asked anything
         lines = [replace(line, text=clean(line.text)) for line in prediction.lines]
         words = [line for line in lines if not _has_digit(line.text) and line.text.strip()]
-        return tuple(
-            Candidate(
-                text=line.text,
-                score=max(0.0, min(line.score, 1.0)),  # in this order NaN is 0
-                box=line.box,
-                source=Source.LINE,
-                beside=_beside(line.box, words) if _has_digit(line.text) else None,
-            )
-            for line in lines
-            if _may_be_part_of_a_bib(line.text)
-        )
+        single = [_candidate(line, words) for line in lines if _may_be_part_of_a_bib(line.text)]
+        return (*single, *_joined(single))
+
+
+def _candidate(line: TextLine, words: Sequence[TextLine]) -> Candidate:
+    alternatives = [(plain, _SAME)] if (plain := _plain(line.text)) else []
+    alternatives += line.alternatives
+    return Candidate(
+        text=line.text,
+        score=max(0.0, min(line.score, 1.0)),  # in this order NaN is 0
+        box=line.box,
+        source=Source.LINE,
+        look=line.look,
+        alternatives=tuple(text for text, _ in alternatives),
+        odds=tuple(odds for _, odds in alternatives),
+        glyphs=line.glyphs,
+        beside=_beside(line.box, words) if _has_digit(line.text) else None,
+    )
+
+
+def _plain(text: str) -> str | None:
+    """Return a bib without its divider (`B|30483`) or the marks around it (`.451`); None if it has neither."""
+    written = normalized(text)
+    if divided := _DIVIDED.fullmatch(written):
+        return divided[1] + divided[2]
+    around = _AROUND.fullmatch(written)
+    return around[1] if around and around[1] != written and _has_digit(around[1]) else None
+
+
+def _joined(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Yield letters and digits that stand side by side, as one text; both as the same look saw them."""
+    right_ones = [(each, each.glyphs, each.box) for each in candidates if _DIGITS.fullmatch(normalized(each.text))]
+    left_ones = [(each, each.glyphs, each.box) for each in candidates if _LETTERS.fullmatch(normalized(each.text))]
+    for left, its, left_box in left_ones:
+        for right, glyphs, right_box in right_ones:
+            if not (its and glyphs and left_box and right_box) or left.look is not right.look or left.look is Look.WIDE:
+                continue
+            gap = (right_box.x1 - left_box.x2) / glyphs.height
+            similar = _SIMILAR[0] < its.height / glyphs.height < _SIMILAR[1]
+            if left is not right and similar and -_OVERLAP < gap < _JOINED and _level(left_box, right_box):
+                yield _pair(left, its, left_box, right, glyphs, right_box)
+
+
+def _pair(left: Candidate, its: Glyphs, left_box: Box, right: Candidate, glyphs: Glyphs, right_box: Box) -> Candidate:
+    text = left.text + right.text
+    plain = _plain(text)
+    return Candidate(
+        text=text,
+        score=min(left.score, right.score),
+        box=left_box.union(right_box),
+        source=Source.JOINED,
+        look=left.look,
+        alternatives=(plain,) if plain else (),
+        odds=(_SAME,) if plain else (),
+        glyphs=Glyphs(
+            height=max(its.height, glyphs.height),
+            width=its.width + glyphs.width,
+            angle=glyphs.angle,
+            lowest=min(its.lowest, glyphs.lowest),
+            first=its.first,
+            last=glyphs.last,
+            edge=min(its.edge, glyphs.edge),
+            margin_left=its.margin_left,
+            margin_right=glyphs.margin_right,
+        ),
+        beside=right.beside,
+    )
 
 
 def _may_be_part_of_a_bib(text: str) -> bool:

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from bibwatch.domain.candidates import Look
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean, reply
@@ -77,7 +78,7 @@ class TableLines(Interpreter[TableLinesOptions, Table]):
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> Table:
         del prompt  # an OCR was not asked anything
-        tidy = (replace(line, text=_tidy(line.text)) for line in prediction.lines)
+        tidy = (replace(line, text=_tidy(line.text)) for line in prediction.lines if line.look is Look.PHOTO)
         lines = [line for line in tidy if line.text]
         sure = [line for line in lines if line.score >= self.options.min_score]
         if not sure:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bibwatch.domain.candidates import Candidate, Look, Source, normalized
 from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.judging import rules as all_rules
+from bibwatch.judging.form import LearnedForm
+from bibwatch.judging.lines import hypotheses
+from bibwatch.judging.places import Number, numbers
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Evidence, Rules
 
@@ -33,7 +36,8 @@ class Judge:
     def fingerprint(self) -> str:
         """Hash of everything that a judgement depends on beside the candidates (12 hex digits)."""
         forms = [each.pattern for each in self.race.forms]
-        text = repr((all_rules.REVISION, forms, self.race.accept_at, self.rules.model_dump_json()))
+        learned = (self.race.learned.numbers, sorted(self.race.learned.shares.items()))
+        text = repr((all_rules.REVISION, forms, self.race.accept_at, learned, self.rules.model_dump_json()))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def judge(self, candidates: Sequence[Candidate]) -> Judgement:
@@ -62,13 +66,29 @@ def judge(candidates: Sequence[Candidate], race: Race | None = None, rules: Rule
     return Judge(race or Race(), rules or Rules()).judge(candidates).readings
 
 
+def clear_numbers(candidates: Sequence[Candidate], race: Race) -> frozenset[str]:
+    """Return the numbers of a photo that show the form of the race."""
+    found = hypotheses(candidates, [race.bibs(each) for each in candidates])
+    return frozenset(each.bib for each in found if each.evidence.is_clear)
+
+
+def judge_race(photos: Sequence[Sequence[Candidate]], race: Race, rules: Rules) -> list[Judgement]:
+    """Judge the photos of one race, whose form is learned from all of them first; a judgement per photo, in order."""
+    learned = LearnedForm.of(bib for candidates in photos for bib in clear_numbers(candidates, race))
+    judge = Judge(replace(race, learned=learned), rules)
+    return [judge.judge(candidates) for candidates in photos]
+
+
 class _PhotoCandidates:
     """The candidates of one photo, sorted by the numbers they are."""
 
     def __init__(self, candidates: Sequence[Candidate], race: Race, rules: Rules) -> None:
         self._candidates = candidates
-        self._bibs = [_bib(candidate, race) for candidate in candidates]
+        texts = [race.bibs(candidate) for candidate in candidates]
+        self._bibs = [each[0][0] if each else None for each in texts]
         self.rejections = [_unfit(candidate, bib, rules) for candidate, bib in zip(candidates, self._bibs, strict=True)]
+        self._lines: dict[str, Number] = {}  # what lines of text show, by number
+        self._compare_lines(texts, race, rules)
         self._rivals: dict[str, str] = {}
         self._confirmed: set[str] = set()
         self._compare_models()  # first: a neighbour seen by the second model has no place, and hides nothing there
@@ -84,8 +104,12 @@ class _PhotoCandidates:
         lead = self._surest(whole or seen)
         placed = [index for index in seen if self._candidates[index].box]
         place = lead if self._candidates[lead].box or not placed else self._surest(placed)
+        line = self._lines.get(bib)
+        scores = [self._candidates[index].score for index in seen if index not in (line.candidates if line else ())]
         return Evidence(
             bib=bib,
+            probability=min(1.0, max([0.0, *scores, *([line.probability] if line else [])])),
+            line=line,
             lead=self._candidates[lead],
             place=self._candidates[place],
             whole=bool(whole),
@@ -93,6 +117,20 @@ class _PhotoCandidates:
             rival=self._rivals.get(bib),
             confirmed=bib in self._confirmed,
         )
+
+    def _compare_lines(self, texts: Sequence[Sequence[tuple[str, float]]], race: Race, rules: Rules) -> None:
+        """Choose the most probable number at each place where there are lines of text, and reject the others."""
+        for number in numbers(self._candidates, texts, race):
+            for index in number.others:
+                self.rejections[index] = f"less probable than {number.bib}, read in the same place"
+            for index in number.candidates:
+                self._bibs[index] = number.bib
+                if number.probability < rules.min_probability:
+                    found, least = f"{number.probability:.3f}", f"{rules.min_probability:g}"
+                    self.rejections[index] = f"probability {found} is below {least}"
+            known = self._lines.get(number.bib)
+            if known is None or known.probability < number.probability:
+                self._lines[number.bib] = number
 
     def _surest(self, indices: Sequence[int]) -> int:
         """Return the most confident one; of equals the most doubtful, so that their order does not matter."""
@@ -148,15 +186,11 @@ class _PhotoCandidates:
                 self.rejections[index] = "seen by the detector, not read by the model"
 
 
-def _bib(candidate: Candidate, race: Race) -> str | None:
-    return next(filter(None, (race.bib(text) for text in (candidate.text, *candidate.alternatives))), None)
-
-
 def _unfit(candidate: Candidate, bib: str | None, rules: Rules) -> str | None:
     """Return why a candidate cannot be a bib, whatever else was seen; None if it can."""
     if bib is None:
         return "not of this race's form"
-    if candidate.source is Source.LINE and not candidate.score >= rules.min_confidence:
+    if candidate.source is Source.LINE and not candidate.glyphs and not candidate.score >= rules.min_confidence:
         return f"confidence {candidate.score:.3f} is below {rules.min_confidence:g}"
     return None
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from bibwatch.domain.candidates import normalized
+from bibwatch.domain.candidates import Candidate, normalized
+from bibwatch.judging.form import LearnedForm, usual_shapes
 
 # Until a race says what its bibs look like: two to five digits, or a letter and three to five.
 DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
@@ -26,6 +29,7 @@ class Race:
 
     forms: tuple[re.Pattern[str], ...] = (DEFAULT_FORM,)  # a bib matches one of them as a whole
     accept_at: float = 0.95  # the least probability of an accepted reading
+    learned: LearnedForm = field(default_factory=LearnedForm)  # what the race's own readings show
 
     def bib(self, text: str) -> str | None:
         """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
@@ -35,6 +39,21 @@ class Race:
         # Full-width digits are digits; those of other scripts would be a bib that no query finds.
         foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
         return None if foreign else plain
+
+    def bibs(self, candidate: Candidate) -> list[tuple[str, float]]:
+        """Return the bibs that a candidate may be, with their odds against its text: its text first, if it is one."""
+        odds = candidate.odds or (1.0,) * len(candidate.alternatives)
+        texts = [(candidate.text, 1.0), *zip(candidate.alternatives, odds, strict=True)]
+        found = ((self.bib(text), each) for text, each in texts)
+        return [(bib, each) for bib, each in found if bib]
+
+    def form_log_odds(self, bib: str) -> float:
+        """Return how much the form of the race speaks for a number: the logarithm of its odds."""
+        return self.learned.log_odds(bib, self._usual)
+
+    @cached_property
+    def _usual(self) -> Mapping[str, float]:
+        return usual_shapes(self.forms)
 
 
 def form(pattern: str) -> re.Pattern[str]:

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bibwatch.domain.candidates import Candidate, Look
 from bibwatch.domain.readings import Reason
+from bibwatch.judging.places import Number
 from bibwatch.judging.race import Race
 
 # Raise when what the rules make of the same candidates changes: stored images are then judged again.
-REVISION = 1
+REVISION = 2
 
 
 class Rules(BaseModel):
@@ -25,7 +26,10 @@ class Rules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_confidence: float = Field(
-        default=0.85, ge=0, le=1, description="Minimum confidence of a line of text; less confident ones are not bibs."
+        default=0.85, ge=0, le=1, description="Minimum confidence of a line of text from a plugin's OCR."
+    )
+    min_probability: float = Field(
+        default=0.5, ge=0, le=1, description="Minimum probability of a reading; less probable numbers stay candidates."
     )
     doubtful: re.Pattern[str] = Field(
         default=re.compile(r"(19|20)\d\d"),
@@ -50,12 +54,29 @@ class Evidence:
     fragment_of: str | None  # a longer number that it may be part of
     rival: str | None  # what another model read in its place
     confirmed: bool  # by another model that was asked about it
+    probability: float  # that the whole number is right
+    line: Number | None = None  # what lines of text show of it
 
-    @property
-    def probability(self) -> float:
-        """The confidence of the leading candidate."""
-        return min(1.0, max(0.0, self.lead.score))
 
+# What evidence says in words when it weighs much against a number.
+_AGAINST = {
+    "form": "not of this race's usual form",
+    "score": "not clearly read",
+    "first": "its first character is unclear",
+    "last": "its last character is unclear",
+    "lowest": "a character is unclear",
+    "photo": "not read in the whole photo",
+    "looks": "not read by every look",
+    "longer": "a longer text was read in the same place",
+    "rival": "read differently by another look",
+    "relative_height": "smaller than other numbers in the photo",
+    "edge": "near the edge of the photo",
+    "margin": "nothing of its card is seen at one end: it may be cut",
+    "word_beside": "a word stands beside it",
+    "within": "part of a longer number in the photo",
+    "unread": "a less probable way to read the text",
+}
+_MUCH = 1.0  # log-odds
 
 Rule = Callable[[Evidence, Race, Rules], Reason | None]
 
@@ -65,7 +86,7 @@ def confidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     del rules
     if evidence.probability >= race.accept_at:
         return None
-    return Reason("confidence", f"confidence {evidence.probability:.3f} is below {race.accept_at:g}")
+    return Reason("confidence", f"probability {evidence.probability:.3f} is below {race.accept_at:g}")
 
 
 def year(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
@@ -112,4 +133,30 @@ def agreement(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     return Reason("agreement", "two models agree", forbids=False) if evidence.confirmed else None
 
 
-ALL: tuple[Rule, ...] = (agreement, disagreement, reply, fragment, tile, edge, year, confidence)
+def usual_form(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Say that the number has the form of the race, once that is known."""
+    del rules
+    usual = race.learned.numbers and race.form_log_odds(evidence.bib) > _MUCH
+    return Reason("form", "of this race's usual form", forbids=False) if usual else None
+
+
+def looks(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Say how many looks of an OCR read the same."""
+    del race, rules
+    number = int(evidence.line.evidence.looks) if evidence.line else 0
+    return Reason("looks", f"{number} looks agree", forbids=False) if number > 1 else None
+
+
+def weak_evidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Say what weighs most against a number that is not probable enough."""
+    del rules
+    if evidence.line is None or evidence.probability >= race.accept_at:
+        return None
+    against = sorted((weight, name) for name, weight in evidence.line.against.items() if name in _AGAINST)
+    texts = [_AGAINST[name] for weight, name in against[:3] if weight <= -_MUCH]
+    return Reason("evidence", "; ".join(texts), forbids=False) if texts else None
+
+
+ALL: tuple[Rule, ...] = (
+    agreement, looks, usual_form, disagreement, reply, fragment, tile, edge, year, confidence, weak_evidence
+)  # fmt: skip

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.candidates import Glyphs, Look
 from bibwatch.errors import ModelError
 
 _SIDES = 4  # numbers that make a box
@@ -100,6 +101,11 @@ class ModelOptions(BaseModel):
         return self.name
 
     @property
+    def decode_side(self) -> int | None:
+        """Pixels of the longest side at which photos are decoded for the model; None: full size."""
+        return self.longest_side
+
+    @property
     def place(self) -> str:
         """Where the model runs, as far as can be said beforehand: `cpu`, `cuda`, `auto`, a host."""
         return "cpu"
@@ -164,7 +170,10 @@ class TextLine:
     text: str
     score: float
     box: Box
-    slope: float | None = None  # pixels it goes down for one to the right; None where the model does not tell
+    slope: float | None = None  # pixels it goes down for one to the right, where known
+    look: Look = Look.PHOTO  # a line may be read more than once
+    glyphs: Glyphs | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()  # other texts, with their odds against this one
 
 
 @dataclass(frozen=True)

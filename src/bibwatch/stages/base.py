@@ -182,7 +182,7 @@ class Stage(ABC, Generic[OptionsT]):
     @property
     def longest_side(self) -> int | None:
         """Pixels of the longest side that this stage has any use for; photos may come smaller than full size."""
-        return self.options.model_options.longest_side
+        return self.options.model_options.decode_side
 
     def load(self) -> None:
         """Load the model, and those of the substages. Raises ConfigurationError if this machine cannot run them."""
