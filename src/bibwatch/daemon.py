@@ -21,6 +21,7 @@ from bibwatch import __version__, telemetry
 from bibwatch.domain.states import TROUBLE, UNDONE, State
 from bibwatch.errors import BibwatchError, ConfigurationError
 from bibwatch.ingest.camera import Camera
+from bibwatch.judging import Judge
 from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
 from bibwatch.pipeline.failover import Failover
@@ -28,7 +29,9 @@ from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.pipeline.pipeline import Pipeline
 from bibwatch.rejudging import Rejudging
 from bibwatch.settings import Settings, check_outside
+from bibwatch.start_lists import CurrentStartList
 from bibwatch.store.database import Database
+from bibwatch.store.entries import Entries
 from bibwatch.store.judgements import Judgements
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
@@ -78,13 +81,16 @@ class Daemon:
             settings.pipeline,
             settings.images,
             self._ledger,
-            settings.judge(),
+            settings.judge_with(None),
             zone=settings.race.zone,
             reread=settings.reread_fallback,
             stop=self._stop,
             news=news,
         )
-        self._rejudging = Rejudging(Judgements(self._database), settings.judge(), self._stop)
+        self._start_list = CurrentStartList(Entries(self._database), settings.start_list_file)
+        self._rejudging = Rejudging(
+            Judgements(self._database), self._pipeline.judge, self._stop, renewed=self._renewed_judge
+        )
         self._loops: list[Loop] = [*self._cameras, self._pipeline, self._rejudging]
 
     def run(self) -> None:
@@ -93,6 +99,8 @@ class Daemon:
             stack.callback(self._database.close)
             self._database.lock()
             self._database.migrate()
+            self._start_list.load()
+            self._pipeline.judge = self._rejudging.judge = self._judge()
             signals = stack.enter_context(Signals())
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
@@ -118,6 +126,16 @@ class Daemon:
             if obstacle := options.model_options.obstacle():
                 log.warning("fallback.unusable", preset=options.model_options.name, error=obstacle)
         return [ModelHealth(settings.stage, registry.build(options)) for options in line_up]
+
+    def _judge(self) -> Judge:
+        return self._settings.judge_with(self._start_list.start_list)
+
+    def _renewed_judge(self) -> Judge | None:
+        """Return another judge, which the pipeline has by then, if the start list has changed."""
+        if not self._start_list.refresh():
+            return None
+        self._pipeline.judge = self._judge()
+        return self._pipeline.judge
 
     def _stop_loops(self) -> None:
         self._stop.set()

@@ -3,5 +3,6 @@
 from bibwatch.judging.judge import Judge, Judgement, judge
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Rules
+from bibwatch.judging.start_list import Match, StartList
 
-__all__ = ["Judge", "Judgement", "Race", "Rules", "judge"]
+__all__ = ["Judge", "Judgement", "Match", "Race", "Rules", "StartList", "judge"]

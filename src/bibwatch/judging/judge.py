@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Look, Source, normalized
 from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.judging import rules as all_rules
@@ -33,19 +34,21 @@ class Judge:
     def fingerprint(self) -> str:
         """Hash of everything that a judgement depends on beside the candidates (12 hex digits)."""
         forms = [each.pattern for each in self.race.forms]
-        text = repr((all_rules.REVISION, forms, self.race.accept_at, self.rules.model_dump_json()))
+        entered = (self.race.start_list.fingerprint,) if self.race.start_list is not None else ()
+        text = repr((all_rules.REVISION, forms, self.race.accept_at, self.rules.model_dump_json(), *entered))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def judge(self, candidates: Sequence[Candidate]) -> Judgement:
         """Judge the candidates of one photo. The result depends on nothing else."""
         photo = _PhotoCandidates(candidates, self.race, self.rules)
-        readings = tuple(self._reading(photo.evidence(bib)) for bib in photo.numbers)
-        return Judgement(readings, tuple(photo.rejections))
+        readings = (self._reading(photo.evidence(bib)) for bib in photo.numbers)
+        return Judgement(_once(readings), tuple(photo.rejections))
 
     def _reading(self, evidence: Evidence) -> Reading:
         found = [rule(evidence, self.race, self.rules) for rule in all_rules.ALL]
         reasons = tuple(reason for reason in found if reason)
         forbidden = any(reason.forbids for reason in reasons)
+        match = self.race.match(evidence.bib)
         return Reading(
             bib=evidence.bib,
             probability=evidence.probability,
@@ -54,6 +57,9 @@ class Judge:
             reasons=reasons,
             read_as=evidence.lead.text,
             model=evidence.lead.model,
+            entry=match.entry if match else None,
+            entry_match=match.kind if match else None,
+            near=match.near if match else (),
         )
 
 
@@ -92,7 +98,13 @@ class _PhotoCandidates:
             fragment_of=self._fragments.get(lead),
             rival=self._rivals.get(bib),
             confirmed=bib in self._confirmed,
+            longer=self._has_longer(bib, self._candidates[place].box),
         )
+
+    def _has_longer(self, bib: str, box: Box | None) -> bool:
+        """Return whether a text with more digits than a number lies in the same place, whatever became of it."""
+        longer = (each for each in self._candidates if _digits(each.text) > _digits(bib))
+        return any(box and each.box and box.is_same_place(each.box) for each in longer)
 
     def _surest(self, indices: Sequence[int]) -> int:
         """Return the most confident one; of equals the most doubtful, so that their order does not matter."""
@@ -148,8 +160,28 @@ class _PhotoCandidates:
                 self.rejections[index] = "seen by the detector, not read by the model"
 
 
+def _once(readings: Iterable[Reading]) -> tuple[Reading, ...]:
+    """Return the surest of the readings that are the same entry of the start list: 42 and 0042."""
+    found: dict[str, Reading] = {}
+    for reading in readings:
+        other = found.get(reading.printed)
+        if other is None or _worth(reading) > _worth(other):
+            found[reading.printed] = reading
+    return tuple(found.values())
+
+
+def _worth(reading: Reading) -> tuple[bool, float, int, str]:
+    return reading.verdict is Verdict.ACCEPTED, reading.probability, len(reading.bib), reading.bib
+
+
 def _bib(candidate: Candidate, race: Race) -> str | None:
-    return next(filter(None, (race.bib(text) for text in (candidate.text, *candidate.alternatives))), None)
+    """Return the number that a candidate is: the first way to take it that is on the start list, or that is a bib."""
+    bibs = [bib for text in (candidate.text, *candidate.alternatives) if (bib := race.bib(text))]
+    return next(filter(race.is_entered, bibs), bibs[0] if bibs else None)
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
 
 
 def _unfit(candidate: Candidate, bib: str | None, rules: Rules) -> str | None:

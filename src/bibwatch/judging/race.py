@@ -1,4 +1,4 @@
-"""What is known of a race: the form of its bibs, and how sure a reading must be to be accepted."""
+"""What is known of a race: the form of its bibs, its start list, and how sure a reading must be to be accepted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bibwatch.domain.candidates import normalized
+from bibwatch.domain.entries import EntryMatch
+from bibwatch.judging.start_list import Match, StartList
 
 # Until a race says what its bibs look like: two to five digits, or a letter and three to five.
 DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
@@ -26,6 +28,7 @@ class Race:
 
     forms: tuple[re.Pattern[str], ...] = (DEFAULT_FORM,)  # a bib matches one of them as a whole
     accept_at: float = 0.95  # the least probability of an accepted reading
+    start_list: StartList | None = None
 
     def bib(self, text: str) -> str | None:
         """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
@@ -35,6 +38,15 @@ class Race:
         # Full-width digits are digits; those of other scripts would be a bib that no query finds.
         foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
         return None if foreign else plain
+
+    def match(self, bib: str) -> Match | None:
+        """Return what the start list says of a bib; None without a list."""
+        return None if self.start_list is None else self.start_list.match(bib)
+
+    def is_entered(self, bib: str) -> bool:
+        """Return whether a bib is on the start list."""
+        match = self.match(bib)
+        return match is not None and match.kind is EntryMatch.EXACT
 
 
 def form(pattern: str) -> re.Pattern[str]:

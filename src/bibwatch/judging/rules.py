@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from bibwatch.domain.candidates import Candidate, Look
+from bibwatch.domain.entries import EntryMatch
 from bibwatch.domain.readings import Reason
 from bibwatch.judging.race import Race
 
 # Raise when what the rules make of the same candidates changes: stored images are then judged again.
 REVISION = 1
+
+_MUCH_SHORTER = 2  # characters
 
 
 class Rules(BaseModel):
@@ -50,6 +53,7 @@ class Evidence:
     fragment_of: str | None  # a longer number that it may be part of
     rival: str | None  # what another model read in its place
     confirmed: bool  # by another model that was asked about it
+    longer: bool = False  # whether a text with more digits lies in the same place
 
     @property
     def probability(self) -> float:
@@ -112,4 +116,41 @@ def agreement(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     return Reason("agreement", "two models agree", forbids=False) if evidence.confirmed else None
 
 
-ALL: tuple[Rule, ...] = (agreement, disagreement, reply, fragment, tile, edge, year, confidence)
+def start_list(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what is not on the start list, and name the entries that it may be; say so of what is on it."""
+    del rules
+    match = race.match(evidence.bib)
+    return Reason("start_list", str(match), forbids=match.kind is not EntryMatch.EXACT) if match else None
+
+
+def rest(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what is on the start list but may be the visible rest of a longer entry.
+
+    That is so where the reading lies at the photo's edge, where a text with more digits was seen in the same place,
+    and where every such entry is longer by two characters or more: a short bib among long ones.
+    """
+    if race.start_list is None or not race.is_entered(evidence.bib):
+        return None
+    entries = race.start_list.could_be_rest_of(evidence.bib)
+    if not entries:
+        return None
+    distance = evidence.place.edge_distance
+    at_edge = distance is not None and distance <= rules.edge
+    much_shorter = min(map(len, entries)) >= len(evidence.bib) + _MUCH_SHORTER
+    if not (at_edge or evidence.longer or much_shorter):
+        return None
+    return Reason("rest", f"may be the rest of {entries[0]} on the start list")
+
+
+ALL: tuple[Rule, ...] = (
+    start_list,
+    agreement,
+    disagreement,
+    reply,
+    fragment,
+    rest,
+    tile,
+    edge,
+    year,
+    confidence,
+)

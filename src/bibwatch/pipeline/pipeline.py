@@ -61,7 +61,7 @@ class Pipeline(Loop):
         self._settings = settings
         self._limits = limits
         self._ledger = ledger
-        self._judge = judge
+        self.judge = judge  # of the photos to come; may be replaced at any time
         self._zone = zone
         self._reread = reread
         self._news = news
@@ -143,7 +143,7 @@ class Pipeline(Loop):
         side = model.stage.longest_side
         photos = [self._decoders.submit(prepare, claim, self._limits, side, self._zone) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
-        batch = Batch(claims, photos, model, self._judge)
+        batch = Batch(claims, photos, model, self.judge)
         batch.result = self._readers.submit(self._read, batch)
         batch.result.add_done_callback(lambda _: self._news.set())
         self._in_flight.append(batch)

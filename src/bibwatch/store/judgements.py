@@ -6,7 +6,7 @@ Knows rows. Does not judge, reads no photo, and never touches a decision.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -28,7 +28,10 @@ _CANDIDATES = select(
     candidates.c.x1, candidates.c.y1, candidates.c.x2, candidates.c.y2,
 ).order_by(candidates.c.result_id, candidates.c.id)  # fmt: skip
 _REJECTION = 12  # its place in that row
-_READING = ("bib", "confidence", "verdict", "reasons", "read_as", "model", "x1", "y1", "x2", "y2")
+_READING = (
+    *("bib", "confidence", "verdict", "reasons", "read_as", "model", "x1", "y1", "x2", "y2"),
+    *("entry", "entry_match", "near_json"),
+)
 _READINGS = select(readings.c.result_id, *(readings.c[name] for name in _READING)).order_by(
     readings.c.result_id, readings.c.id
 )
@@ -58,6 +61,12 @@ class Judgements:
         query = select(func.count()).select_from(results).where(*_to_judge(None))
         with self._database.query() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def has_any_by(self, fingerprints: Collection[str]) -> bool:
+        """Return whether any result was judged last by one of these judges."""
+        query = select(results.c.id).where(results.c.judged_by.in_(sorted(fingerprints))).limit(1)
+        with self._database.query() as connection:
+            return connection.execute(query).first() is not None
 
     def page(self, after: int, *, other_than: str | None = None) -> list[Case]:
         """Return the next page of results with candidates, by id; empty when there are no more.

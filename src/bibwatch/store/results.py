@@ -112,6 +112,9 @@ def reading_row(result_id: int, reading: Reading) -> dict[str, Any]:
         "read_as": reading.read_as,
         "model": reading.model,
         **box_row(reading.box),
+        "entry": reading.entry,
+        "entry_match": reading.entry_match,
+        "near_json": json.dumps({near.entry: near.difference for near in reading.near}) if reading.near else None,
     }
 
 
