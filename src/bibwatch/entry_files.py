@@ -9,7 +9,6 @@ import csv
 import io
 import re
 import unicodedata
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def load(path: Path) -> EntryFile:
         data = path.read_bytes()
     except OSError as exc:
         raise ConfigurationError(f"start list {path}: cannot be read ({exc.strerror})") from exc
-    rows = _workbook(path) if data.startswith(b"PK\x03\x04") else _table(path, data)
+    rows = _workbook(path, data) if data.startswith(b"PK\x03\x04") else _table(path, data)
     return _entries(path, rows)
 
 
@@ -93,28 +92,19 @@ def _decoded(data: bytes) -> str:
         return data.decode("latin-1")  # takes any byte; bibs are ASCII in both
 
 
-def _workbook(path: Path) -> list[list[str]]:
+def _workbook(path: Path, data: bytes) -> list[list[str]]:
     """Return the rows of the first sheet, as it shows them."""
     import openpyxl
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         try:
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # some programs write a wrong size
             return [[_shown(cell) for cell in row] for row in sheet.iter_rows()]
         finally:
             book.close()
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        SyntaxError,
-        AttributeError,
-    ) as exc:
+    except Exception as exc:  # what a parser makes of a broken file can be anything
         raise ConfigurationError(
             f"start list {path}: not an XLSX workbook that can be read; save it again, or as CSV"
         ) from exc
@@ -152,7 +142,8 @@ def _entries(path: Path, rows: Sequence[Sequence[str]]) -> EntryFile:
         fields = {name: value for index, (name, value) in enumerate(zip(names, row, strict=False)) if index != place}
         entries.append(Entry(bib, fields))
     if not entries:
-        raise ConfigurationError(f"start list {path}: no bib in column {names[place]!r}; {notes.lines()[0]}")
+        why = "; ".join(notes.lines()) or "there is no row below the header"
+        raise ConfigurationError(f"start list {path}: no bib in column {names[place]!r}: {why}")
     others = tuple(name for index, name in enumerate(names) if index != place)
     return EntryFile(tuple(entries), names[place] if first else None, others, notes.lines())
 

@@ -190,23 +190,24 @@ VIEWS: dict[str, str] = {
                b.id AS reading_id, COALESCE(b.read_as, b.bib) AS read_as, b.reasons,
                d.decided_by, d.decided_at, i.width, i.height,
                CASE WHEN d.corrected_to IS NULL THEN b.entry_match WHEN e.bib IS NOT NULL THEN 'exact'
-                    WHEN EXISTS (SELECT 1 FROM start_list) THEN 'unknown' END AS entry_match,
+                    WHEN l.id IS NOT NULL THEN 'unknown' END AS entry_match,
                CASE WHEN d.corrected_to IS NULL THEN b.entry ELSE e.bib END AS entry
         FROM readings b
         JOIN results r ON r.id = b.result_id AND NOT r.superseded
         JOIN images i ON i.id = r.image_id
         LEFT JOIN decisions d ON d.image_id = i.id AND d.bib = b.bib AND NOT d.superseded
         LEFT JOIN start_list_entries e ON e.bib = d.corrected_to
+        LEFT JOIN start_list l ON l.id = 1
         UNION ALL
         SELECT i.id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
                COALESCE(d.corrected_to, d.bib), 1.0, 'accepted', d.x1, d.y1, d.x2, d.y2,
                'bib_number', NULL, NULL, NULL, d.decided_at,
                NULL, d.bib, '', d.decided_by, d.decided_at, i.width, i.height,
-               CASE WHEN e.bib IS NOT NULL THEN 'exact'
-                    WHEN EXISTS (SELECT 1 FROM start_list) THEN 'unknown' END, e.bib
+               CASE WHEN e.bib IS NOT NULL THEN 'exact' WHEN l.id IS NOT NULL THEN 'unknown' END, e.bib
         FROM decisions d
         JOIN images i ON i.id = d.image_id
         LEFT JOIN start_list_entries e ON e.bib = COALESCE(d.corrected_to, d.bib)
+        LEFT JOIN start_list l ON l.id = 1
         WHERE d.action <> 'reject' AND NOT d.superseded AND NOT EXISTS (
             SELECT 1 FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
             WHERE r.image_id = d.image_id AND b.bib = d.bib)
