@@ -97,8 +97,7 @@ class RaceSettings(_Section):
     )
     start_list: Path | None = Field(
         default=None,
-        description="The start list: a CSV or XLSX file (see docs/start-list.md); a relative path is taken from the "
-        "configuration file's folder.",
+        description="The start list, a CSV or XLSX file; a relative path starts at the configuration file's folder.",
     )
 
     @field_validator("bibs")

@@ -317,6 +317,19 @@ def test_the_command_imports_lists_and_clears(tmp_path: Path, monkeypatch: pytes
     assert run()[1] == "no start list; `bibwatch entries import FILE` takes one\n"
 
 
+def test_the_database_may_be_named_before_or_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text("bib\n42\n")
+    for name, arguments in (
+        ("a", ("--database", "sqlite:///a.db", "import")),
+        ("b", ("import", "--database", "sqlite:///b.db")),
+    ):
+        assert run(*arguments, "list.csv")[0] == 0
+        assert (tmp_path / f"{name}.db").exists()
+    assert json.loads(run("--json", "--database", "sqlite:///a.db")[1])["bib"] == "42"
+    assert json.loads(run("--json", "import", "--database", "sqlite:///a.db", "list.csv")[1])["changed"] is False
+
+
 def test_a_configured_file_is_not_overruled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[race]\nstart_list = "entries.csv"\n')

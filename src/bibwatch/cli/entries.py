@@ -25,7 +25,8 @@ def command(*, settings: Settings, as_json: bool) -> None:
     `bibwatch entries import` takes a list into the database.
     """
     context = click.get_current_context()
-    context.obj = settings
+    # An option given before `import` or `clear` counts there, too.
+    context.default_map = dict.fromkeys(("import", "clear"), context.params)
     if context.invoked_subcommand is None:
         _list(open_database(settings), as_json=as_json)
 
@@ -58,8 +59,8 @@ def _list(database: Database, *, as_json: bool) -> None:
 @command.command("import", short_help="Take a CSV or XLSX file as the start list.")
 @click.argument("file", type=click.Path(path_type=Path))
 @as_json
-@click.pass_obj
-def import_(settings: Settings, *, file: Path, as_json: bool) -> None:
+@for_database
+def import_(*, settings: Settings, file: Path, as_json: bool) -> None:
     """Take a CSV or XLSX file as the start list, in the place of the former one.
 
     The column with the bibs is found by its header (bib, number, startnummer, dossard, dorsal, ...). A running daemon
@@ -85,8 +86,8 @@ def import_(settings: Settings, *, file: Path, as_json: bool) -> None:
 
 
 @command.command("clear", short_help="Remove the start list.")
-@click.pass_obj
-def clear(settings: Settings) -> None:
+@for_database
+def clear(*, settings: Settings) -> None:
     """Remove the start list: images are judged without one."""
     from bibwatch.store.entries import Entries
 
