@@ -15,7 +15,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "bibwatch.images": (
             "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen"
         ),
-        "bibwatch.judging": "Judge Judgement Race Rules judge",
+        "bibwatch.judging": "Judge Judgement Match Race Rules StartList judge",
         "bibwatch.errors": (
             "AlreadyRunningError BibwatchError Blame ConfigurationError ModelBusyError ModelDisconnectedError "
             "ModelError ModelFaultError ModelNotServedError ModelRejectedError ModelReplyError "
@@ -29,6 +29,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "bibwatch.domain.box": "Box",
         "bibwatch.domain.candidates": "Candidate Look LookTaken Source best normalized",
         "bibwatch.domain.decisions": "Action Decision",
+        "bibwatch.domain.entries": "Difference EntryMatch Near",
         "bibwatch.domain.readings": "Reading Reason Verdict summary",
         "bibwatch.domain.recogniser": "Recogniser",
         "bibwatch.domain.states": "State",

@@ -109,10 +109,7 @@ def commands() -> str:
     """Print the help of every command, and the options of every stage."""
     parts = []
     group = cli.cli
-    for name in ("", *group.list_commands(click.Context(group))):
-        command = group if not name else group.get_command(click.Context(group), name)
-        assert command is not None  # noqa: S101
-        path = f"bibwatch {name}".strip()
+    for path, command in _commands("bibwatch", group):
         context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
     registry = Registry()
@@ -121,6 +118,17 @@ def commands() -> str:
         write_options(formatter, click.Context(group), options_of(registry, stage))
         parts.append(f"## bibwatch stages {stage}\n\n```text\n{formatter.getvalue()}```\n")
     return "\n".join(parts)
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and all below it, each with what is written to call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None  # noqa: S101
+            yield from _commands(f"{path} {name}", below)
 
 
 def state_table() -> str:

@@ -15,7 +15,7 @@ import hashlib
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,8 @@ import numpy as np
 from bibwatch import recognition
 from bibwatch.domain.candidates import Candidate
 from bibwatch.images import ImageLimits
-from bibwatch.judging import LearnedForm, Race, clear_numbers
-from bibwatch.judging.lines import LineEvidence, hypotheses
-from bibwatch.judging.model import Model, Table
-from bibwatch.judging.places import numbers
-from bibwatch.judging import model as models
+from bibwatch.judging import Race, clear_numbers
+from bibwatch.judging.lines import hypotheses
 from bibwatch.registry import Registry
 
 HERE = Path(__file__).parent
@@ -155,14 +152,11 @@ def examples_of(its: Sequence[Photo], few: int | None) -> list[Example]:
     """Return the examples of a set, each race by the form that its first numbers show."""
     clear: dict[str, dict[str, None]] = defaultdict(dict)
     for photo in its:
-        clear[photo.race] |= dict.fromkeys(sorted(clear_numbers(photo.candidates, Race())))
-    learned = {race: LearnedForm.of(list(bibs)[:few]) for race, bibs in clear.items()}
-    if few is None:
-        for race, form in learned.items():
-            print(race, form, len(clear[race]), list(clear[race])[:30])
+        clear[photo.race] |= dict.fromkeys(sorted(clear_numbers(photo.candidates)))
+    races = {race: Race().learning(list(bibs)[:few]) for race, bibs in clear.items()}
     found = []
     for index, photo in enumerate(its):
-        race = Race(learned=learned[photo.race])
+        race = races[photo.race]
         for each in hypotheses(photo.candidates, [race.bibs(candidate) for candidate in photo.candidates]):
             evidence = [getattr(each.evidence, name) for name in SIGN]
             right = each.bib in photo.right

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from bibwatch import __version__, telemetry
 from bibwatch.domain.states import TROUBLE, UNDONE, State
 from bibwatch.errors import BibwatchError, ConfigurationError
 from bibwatch.ingest.camera import Camera
+from bibwatch.judging import Judge
 from bibwatch.loops import Loop
 from bibwatch.notify import notify, watchdog_seconds
 from bibwatch.pipeline.failover import Failover
@@ -28,7 +30,9 @@ from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.pipeline.pipeline import Pipeline
 from bibwatch.rejudging import Rejudging
 from bibwatch.settings import Settings, check_outside
+from bibwatch.start_lists import CurrentStartList
 from bibwatch.store.database import Database
+from bibwatch.store.entries import Entries
 from bibwatch.store.judgements import Judgements
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
@@ -36,6 +40,7 @@ from bibwatch.store.report import Report
 log = structlog.get_logger()
 
 _TICK_SECONDS = 0.25
+_LEARN_SHARE = 0.05  # learning the form of the race takes at most this share of the time
 _COUNT_SHARE = 0.05  # counting takes at most this share of the time, however many files there are
 _STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
 _PATIENCE_SECONDS = 20.0  # `--once` waits for a model that cannot be asked for so long
@@ -78,13 +83,17 @@ class Daemon:
             settings.pipeline,
             settings.images,
             self._ledger,
-            settings.judge(),
+            settings.judge_with(None),
             zone=settings.race.zone,
             reread=settings.reread_fallback,
             stop=self._stop,
             news=news,
         )
-        self._rejudging = Rejudging(Judgements(self._database), settings.judge(), self._stop)
+        self._start_list = CurrentStartList(Entries(self._database), settings.start_list_file)
+        self._judgements = Judgements(self._database)
+        self._learned_from = 0  # clear numbers
+        self._learn_at = 0.0
+        self._rejudging = Rejudging(self._judgements, self._pipeline.judge, self._stop, renewed=self._renewed_judge)
         self._loops: list[Loop] = [*self._cameras, self._pipeline, self._rejudging]
 
     def run(self) -> None:
@@ -93,6 +102,9 @@ class Daemon:
             stack.callback(self._database.close)
             self._database.lock()
             self._database.migrate()
+            self._start_list.load()
+            self._pipeline.clear_numbers |= self._judgements.clear_numbers()
+            self._pipeline.judge = self._rejudging.judge = self._judge()
             signals = stack.enter_context(Signals())
             if self._settings.metrics_port:
                 telemetry.serve_metrics(self._settings.metrics_host, self._settings.metrics_port)
@@ -118,6 +130,32 @@ class Daemon:
             if obstacle := options.model_options.obstacle():
                 log.warning("fallback.unusable", preset=options.model_options.name, error=obstacle)
         return [ModelHealth(settings.stage, registry.build(options)) for options in line_up]
+
+    def _judge(self) -> Judge:
+        """Return the judge by the start list in force, and by the form of the race as it is known by now."""
+        start = time.monotonic()
+        clear = frozenset(self._pipeline.clear_numbers.copy())
+        judge = self._settings.judge_with(self._start_list.start_list)
+        judge = replace(judge, race=judge.race.learning(clear))
+        self._learned_from = len(clear)
+        self._learn_at = time.monotonic() + (time.monotonic() - start) / _LEARN_SHARE
+        return judge
+
+    @property
+    def _is_learning(self) -> bool:
+        """Whether numbers were read that may show another form of the race."""
+        return len(self._pipeline.clear_numbers) != self._learned_from
+
+    def _renewed_judge(self) -> Judge | None:
+        """Return another judge, which the pipeline has by then, if the start list or the form of the race changed."""
+        learns = self._is_learning and time.monotonic() >= self._learn_at
+        if not (self._start_list.refresh() or learns):
+            return None
+        judge, before = self._judge(), self._pipeline.judge
+        if judge.fingerprint == before.fingerprint:
+            return None
+        self._pipeline.judge = judge
+        return judge
 
     def _stop_loops(self) -> None:
         self._stop.set()
@@ -169,7 +207,13 @@ class Daemon:
         undone = any(counts.get(state) for state in UNDONE)
         if undone and self._failover.waiting_seconds > _PATIENCE_SECONDS:
             self._gave_up = self._failover.preferred.error
-        return (not undone and self._rejudging.done) or self._gave_up is not None
+        return (not undone and self._is_judged()) or self._gave_up is not None
+
+    def _is_judged(self) -> bool:
+        try:
+            return not self._is_learning and self._rejudging.is_settled()
+        except BibwatchError:  # the loops report a database in trouble, and wait for it
+            return False
 
     def _counts(self) -> Counts:
         try:

@@ -1,4 +1,5 @@
-"""Checks of a model, step by step: can it be loaded, does its server respond, does it answer a probe.
+"""Checks of a model, step by step: can it be loaded, does its server respond, does it answer a probe. And of a file
+with a start list.
 
 Reads no photos, and does not know how findings are shown.
 """
@@ -8,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bibwatch import entry_files
 from bibwatch.errors import BibwatchError, ModelBusyError, ModelFaultError, ModelNotServedError, ModelTimeoutError
 from bibwatch.registry import Registry
 from bibwatch.stages.base import Stage, StageOptions
@@ -31,6 +34,18 @@ def check(registry: Registry, options: StageOptions) -> Iterator[Finding]:
     """Yield what is found about a stage's model, on each of its servers. Raises ConfigurationError for bad options."""
     for model in options.model_options.each_server():
         yield from _check(registry.build(options.model_copy(update={"model_options": model})))
+
+
+def check_start_list(file: Path) -> Finding:
+    """Return what is found about the file with the start list."""
+    start = time.perf_counter()
+    try:
+        found = entry_files.load(file)
+        column = "the only column" if found.column is None else f"column {found.column!r}"
+        says, wrong = "; ".join((f"{len(found.entries)} entries, the bibs from {column}", *found.notes)), False
+    except BibwatchError as exc:
+        says, wrong = str(exc), True
+    return Finding("start list", str(file), "load", says, time.perf_counter() - start, wrong)
 
 
 def _check(stage: Stage[Any]) -> Iterator[Finding]:

@@ -1,4 +1,7 @@
-"""Judges again what was recognised before, from the database alone: no photo is opened, no model is loaded."""
+"""Judges again what was recognised before, from the database alone: no photo is opened, no model is loaded.
+
+Knows that there may be another judge at any time. Does not know what it judges by.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from bibwatch.loops import Loop
 from bibwatch.store.judgements import Judgements
 
 log = structlog.get_logger()
+
+_CHECK_SECONDS = 0.5  # between two looks whether the judge is still the right one
 
 
 class Progress(NamedTuple):
@@ -49,22 +54,52 @@ def rejudge(
 class Rejudging(Loop):
     """Judges again, beside the daemon's other work, what other rules judged or judged for another race."""
 
-    def __init__(self, judgements: Judgements, judge: Judge, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        judgements: Judgements,
+        judge: Judge,
+        stop: threading.Event,
+        renewed: Callable[[], Judge | None] = lambda: None,
+    ) -> None:
+        """`renewed` returns another judge where the race is better known than before, None where it is not."""
         super().__init__("rejudging", stop)
-        self._judgements = judgements
-        self._judge = judge
+        self.judge = judge
         self.done = False
+        self._judgements = judgements
+        self._renewed = renewed
+        self._earlier: set[str] = set()  # fingerprints of the judges before, whose judgements may still come in
 
     def work(self) -> None:
+        self._judge_again()
+        while not self.stop.wait(_CHECK_SECONDS):
+            self.heartbeat()
+            if judge := self.retry_until_stored(self._renewed):
+                self._earlier = (self._earlier | {self.judge.fingerprint}) - {judge.fingerprint}
+                self.judge = judge
+                self._judge_again()
+            elif self._is_outdated():
+                self._judge_again()
+
+    def is_settled(self) -> bool:
+        """Return whether all that is recorded was judged by the judge in force. Raises StoreError."""
+        return self.done and not (self._earlier and self._judgements.has_any_by(self._earlier))
+
+    def _is_outdated(self) -> bool:
+        """Return whether photos that were being read when the judge changed have come in since."""
+        outdated = partial(self._judgements.has_any_by, self._earlier)
+        return bool(self._earlier) and self.retry_until_stored(outdated)
+
+    def _judge_again(self) -> None:
+        self.done = False
         progress = Progress()
-        for so_far in rejudge(self._judgements, self._judge, only_outdated=True, store=self.retry_until_stored):
+        for so_far in rejudge(self._judgements, self.judge, only_outdated=True, store=self.retry_until_stored):
             progress = so_far
             self.heartbeat()
             if self.stop.is_set():
                 break
         if progress.results:
             log.info("results.judged_again", results=progress.results, changed=progress.changed)
+        self.done = True
 
     def ended(self) -> None:
-        self.done = True
         self.extend_deadline(math.inf)  # no heartbeat is to be expected from here on

@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
+from bibwatch import entry_files
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits
-from bibwatch.judging import Judge, Race, Rules
-from bibwatch.judging.race import form
+from bibwatch.judging import Judge, Race, Rules, StartList
+from bibwatch.judging.race import DEFAULT_FORM, form
 from bibwatch.messages import alike, explain, unknown
 from bibwatch.registry import Registry
 
@@ -94,7 +95,10 @@ class RaceSettings(_Section):
         default=None,
         description="Time zone of cameras that write no offset from UTC, such as Europe/Berlin; unset: not known.",
     )
-    start_list: Path | None = Field(default=None, description="The start list: a CSV file. Kept for later use.")
+    start_list: Path | None = Field(
+        default=None,
+        description="The start list, a CSV or XLSX file; a relative path starts at the configuration file's folder.",
+    )
 
     @field_validator("bibs")
     @classmethod
@@ -119,9 +123,14 @@ class RaceSettings(_Section):
 
     @property
     def context(self) -> Race:
-        """The race as the judge knows it."""
-        forms = tuple(map(form, _patterns(self.bibs)))
-        return Race(forms=forms, accept_at=self.accept_at) if forms else Race(accept_at=self.accept_at)
+        """The race as the judge knows it without a start list."""
+        return self.with_start_list(None)
+
+    def with_start_list(self, start_list: StartList | None) -> Race:
+        """Return the race as the judge knows it; without configured forms, those of the list are bibs as well."""
+        configured = tuple(map(form, _patterns(self.bibs)))
+        learned = (DEFAULT_FORM, *(start_list.shapes if start_list is not None else ()))
+        return Race(forms=configured or learned, accept_at=self.accept_at, start_list=start_list)
 
 
 def _patterns(bibs: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -233,8 +242,25 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.file)
 
     def judge(self) -> Judge:
-        """Return the judge for this race and these rules."""
-        return Judge(self.race.context, self.judging)
+        """Return the judge for this race, with the start list of the configured file if there is one, and these rules.
+
+        Raises ConfigurationError if that file cannot be used.
+        """
+        file = self.start_list_file
+        entries = entry_files.load(file).entries if file is not None else None
+        return self.judge_with(None if entries is None else StartList(each.bib for each in entries))
+
+    def judge_with(self, start_list: StartList | None) -> Judge:
+        """Return the judge for this race with a start list, or without one, and these rules."""
+        return Judge(self.race.with_start_list(start_list), self.judging)
+
+    @property
+    def start_list_file(self) -> Path | None:
+        """The file of the start list, if one is configured."""
+        if self.race.start_list is None:
+            return None
+        folder = self.file.parent if self.file is not None else Path()
+        return Path(os.path.abspath(folder / self.race.start_list.expanduser()))  # noqa: PTH100  # links are kept
 
     def registry(self) -> Registry:
         """Return what can be chosen by name under this configuration."""

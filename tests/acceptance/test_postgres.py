@@ -19,6 +19,7 @@ from bibwatch.domain.states import State
 from bibwatch.store.database import Database
 from bibwatch.store.ledger import Ledger
 from bibwatch.store.report import Report
+from bibwatch.store.schema import VIEWS
 from plans import Statements, fill, follow_photos
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +62,9 @@ def test_postgresql_holds_the_same_record(site: Any, draw: Callable[..., bytes],
     assert '"photo_files_loaded": 0' in ran.stderr
     with psycopg.connect(server) as connection:
         rows = connection.execute("SELECT bib, verdict FROM bib_results ORDER BY bib").fetchall()
-        for page in (ROOT / "README.md", ROOT / "docs" / "sql.md"):
-            for block in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL):
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            queries = page.read_text().split("## The views, as they are")[0]  # what a view is made of is SQLite's there
+            for block in re.findall(r"```sql\n(.*?)```", queries, re.DOTALL):
                 connection.execute(block)
         states = connection.execute("SELECT state, count(*) FROM image_status GROUP BY state ORDER BY state").fetchall()
     assert rows == [("0042", "accepted"), ("M10151", "accepted")]
@@ -89,3 +91,27 @@ def test_no_statement_on_the_path_of_a_photo_walks_a_table(server: str) -> None:
     assert len(plans) > 10
     searches = {statement: plan for statement, plan in plans.items() if not statement.startswith("INSERT")}
     assert {query: plan for query, plan in searches.items() if "Seq Scan" in plan or "Index Cond" not in plan} == {}
+
+
+def test_the_start_list_on_postgresql(site: Any, draw: Callable[..., bytes], server: str) -> None:
+    import psycopg
+
+    site.environment["BIBWATCH_DATABASE_URL"] = server
+    (site.camera / "a.jpg").write_bytes(draw("1042", "1731"))
+    assert site.bibwatch("run", "--once").returncode == 0
+    (site.place / "entries.csv").write_text("bib,name\n01042,Anna\n1781,Ben\n2000,Cleo\n")
+    assert site.bibwatch("entries", "import", "entries.csv").returncode == 0
+    assert "1 results judged again, 1 with other" in site.bibwatch("judge").stdout
+    with psycopg.connect(server) as connection:
+        rows = connection.execute("SELECT bib, verdict, entry_match, entry FROM bib_results ORDER BY bib").fetchall()
+        columns = "bib, fields_json, suggestion, near_bib, near_kind, verdict"
+        missing = connection.execute(f"SELECT {columns} FROM missing ORDER BY position, suggestion").fetchall()  # noqa: S608
+        views = connection.execute("SELECT viewname FROM pg_views WHERE schemaname = 'public'").fetchall()
+        for (view,) in views:
+            connection.execute(f"SELECT * FROM {view}")  # noqa: S608
+    assert rows == [("01042", "accepted", "exact", "01042"), ("1731", "review", "near", "1781")]
+    assert missing == [
+        ("1781", '{"name": "Ben"}', 1, "1731", "confusion", "review"),
+        ("2000", '{"name": "Cleo"}', 1, None, None, None),
+    ]
+    assert {view for (view,) in views} == set(VIEWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Source
+from bibwatch.domain.candidates import Candidate, Glyphs, Look, Source
 from bibwatch.interpreters.bib_lines import BibLines, BibLinesOptions
 from bibwatch.interpreters.replies import clean
 from bibwatch.judging import judge
@@ -40,7 +41,8 @@ def texts(*lines: str) -> list[str]:
 )
 def test_a_line_with_a_digit_is_a_candidate_as_it_was_seen(line: str) -> None:
     """Whether it is a bib of this race is for the judge."""
-    assert interpret((line, 0.9)) == (Candidate(line, 0.9, _BOX, source=Source.LINE),)
+    (found,) = interpret((line, 0.9))
+    assert replace(found, alternatives=(), odds=()) == Candidate(line, 0.9, _BOX, source=Source.LINE)
 
 
 def test_what_no_database_keeps_is_left_out() -> None:
@@ -125,3 +127,45 @@ def test_no_text_ever_raises(lines: list[tuple[str, float]]) -> None:
         scores = [score for text, score in lines if "".join(text.split()).upper() == reading.bib]
         assert not scores or reading.probability >= max(scores)
         assert reading.box == _BOX
+
+
+# Letters, dividers and marks
+
+
+@pytest.mark.parametrize(
+    ("line", "bib"),
+    [("B|30483", "B30483"), ("D 80437", None), ("A-123", "A123"), (".451", "451"), ("#1234", "1234"), ("14:32", None)],
+)
+def test_a_number_without_its_divider_or_the_marks_around_it_is_another_way_to_take_it(
+    line: str, bib: str | None
+) -> None:
+    (found,) = interpret((line, 0.9))
+    assert found.text == line
+    assert found.alternatives == ((bib,) if bib else ())
+
+
+def printed(text: str, x: float, *, look: Look = Look.PHOTO, height: float = 20) -> TextLine:
+    width = 0.6 * height * len(text)
+    glyphs = Glyphs(height, width, 0.0, lowest=0.9, first=0.91, last=0.92, edge=3.0, margin_left=0.5, margin_right=0.7)
+    return TextLine(text, 0.9, Box(x, 0, x + width, height), 0.0, look, glyphs)
+
+
+def test_a_letter_beside_digits_is_joined_to_them() -> None:
+    *_, joined = of(printed("D", 0), printed("80437", 20))
+    assert (joined.text, joined.source, joined.box) == ("D80437", Source.JOINED, Box(0, 0, 80, 20))
+    assert joined.glyphs
+    assert (joined.glyphs.first, joined.glyphs.last) == (0.91, 0.92)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (printed("D", 0), printed("80437", 90)),  # too far
+        (printed("D", 0, height=60), printed("80437", 40)),  # much larger print
+        (printed("D", 0), printed("80437", 20, look=Look.CROP)),  # seen by another look
+        (printed("RUN", 0), printed("80437", 40)),  # a word
+        (printed("80437", 0), printed("D", 65)),  # behind it
+    ],
+)
+def test_what_does_not_belong_together_is_not_joined(lines: tuple[TextLine, ...]) -> None:
+    assert not [each for each in of(*lines) if each.source is Source.JOINED]

@@ -237,9 +237,9 @@ def test_a_model_that_cannot_answer_does_not_warm_up() -> None:
         stage(Prediction(error=ModelUnavailableError("down"))).warm_up()
 
 
-def test_photos_may_come_as_small_as_the_model_sees_them() -> None:
-    asking = stage()
-    assert asking.longest_side == VisionOcrOptions().longest_side
+def test_photos_come_at_full_size() -> None:
+    """Small numbers are cut from it."""
+    assert stage().longest_side is None
 
 
 @settings(deadline=None, max_examples=200)

@@ -123,7 +123,7 @@ def test_a_sure_reading_in_the_middle_is_accepted() -> None:
 def test_an_unsure_reading_goes_to_review(score: float, verdict: str) -> None:
     (reading,) = judge([seen(score=score)])
     assert reading.verdict == verdict
-    assert list(map(str, reading.reasons)) == (["confidence 0.949 is below 0.95"] if verdict == "review" else [])
+    assert list(map(str, reading.reasons)) == (["probability 0.949 is below 0.95"] if verdict == "review" else [])
 
 
 def test_the_race_says_how_sure_is_sure_enough() -> None:
@@ -198,7 +198,7 @@ def test_any_doubt_is_enough(text: str, score: float) -> None:
 def test_all_that_speaks_against_one_is_said() -> None:
     candidate = seen("2026", 0.5, _MIDDLE, edge_distance=0.0, doubt="the model calls it illegible")
     assert reasons(candidate) == {
-        "2026": ["the model calls it illegible", "cut by the frame", "may be a year", "confidence 0.500 is below 0.95"]
+        "2026": ["the model calls it illegible", "cut by the frame", "may be a year", "probability 0.500 is below 0.95"]
     }
 
 
@@ -297,7 +297,7 @@ def test_where_two_models_differ_both_go_to_review() -> None:
     found = (_UNSURE, second("1047", about="1042", score=1.0))
     assert verdicts(*found, race=Race(accept_at=0.5)) == {"1042": "review", "1047": "review"}
     assert reasons(*found) == {
-        "1042": ["another model read 1047", "confidence 0.900 is below 0.95"],
+        "1042": ["another model read 1047", "probability 0.900 is below 0.95"],
         "1047": ["another model read 1042"],
     }
 

@@ -6,17 +6,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
 from bibwatch import drawing
+from bibwatch.domain.candidates import Look
 from bibwatch.errors import ModelError
 from bibwatch.runtimes.base import Prediction
 from bibwatch.runtimes.ocr import VisionOcr, VisionOcrOptions
+from bibwatch.runtimes.ocr.engines import Network
+from bibwatch.runtimes.ocr.reading import Reader
 
+DIGITS = "\n".join("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # an alphabet
 _SMALL = VisionOcrOptions(threads=1, enlarge=1)
 
 
@@ -31,14 +36,17 @@ def runtime() -> Iterator[VisionOcr]:
 
 @pytest.fixture
 def engine(runtime: VisionOcr, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
-    """Put another engine in the place of RapidOCR's; it is called with what RapidOCR would be."""
-    return lambda replacement: monkeypatch.setattr(runtime, "_ocr", replacement)
+    """Put another detector in the place of the runtime's; it is called with the input of the network."""
+
+    def replace(detector: Callable[[Any], Any]) -> None:
+        monkeypatch.setattr(runtime._reader, "_detector", Network(detector, ""))
+
+    return replace
 
 
-class Nothing:
-    """What RapidOCR returns for a picture without text."""
-
-    txts = scores = boxes = None
+def nothing(array: Any) -> Any:
+    """Return the probability map of an image without text."""
+    return np.zeros((1, 1, *array.shape[2:]), np.float32)
 
 
 def white(width: int = 64, height: int = 64, mode: str = "RGB") -> Image.Image:
@@ -128,7 +136,7 @@ def test_a_picture_of_any_size_has_a_prediction_without_error(runtime: VisionOcr
 _THIN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from bibwatch.runtimes.ocr import VisionOcrOptions, VisionOcr
 runtime = VisionOcr(VisionOcrOptions(threads=1))
 (prediction,) = runtime.predict_batch([Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")], "")
@@ -160,7 +168,7 @@ def test_a_long_thin_picture_takes_no_more_memory_than_a_photo(size: tuple[str, 
 def test_drawn_photos_are_read_rightly(runtime: VisionOcr, bibs_drawn: tuple[str, ...]) -> None:
     (prediction,) = predict(runtime, drawing.photo(bibs_drawn, size=(900, 600)))
     assert bibs(prediction, *bibs_drawn) == set(bibs_drawn)
-    assert all(0.5 <= line.score <= 1.0001 for line in prediction.lines)
+    assert all(0 <= line.score <= 1.0001 for line in prediction.lines)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +177,12 @@ def test_drawn_photos_are_read_rightly(runtime: VisionOcr, bibs_drawn: tuple[str
 def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: VisionOcr, size: tuple[int, int]) -> None:
     """Whatever it was enlarged or reduced to: the one runner's bib is in the middle, the banner is above."""
     (prediction,) = predict(runtime, drawing.photo(("7345",), size=size))
-    (line,) = [line for line in prediction.lines if line.text == "7345"]
+    lines = [line for line in prediction.lines if line.text == "7345"]
     width, height = size
-    assert 0.3 * width < line.box.x1 < 0.5 * width < line.box.x2 < 0.7 * width
-    assert 0.4 * height < line.box.y1 < line.box.y2 < 0.8 * height
+    assert lines
+    for line in lines:
+        assert 0.3 * width < line.box.x1 < 0.5 * width < line.box.x2 < 0.7 * width
+        assert 0.4 * height < line.box.y1 < line.box.y2 < 0.8 * height
 
 
 def test_colours_are_given_as_the_engine_takes_them(
@@ -180,31 +190,68 @@ def test_colours_are_given_as_the_engine_takes_them(
 ) -> None:
     """Blue, green, red; a mistake here costs reads and no test of black on white finds it."""
     seen = []
-    engine(lambda pixels: (seen.append(pixels[0, 0].tolist()), Nothing)[1])
-    predict(runtime, Image.new("RGB", (8, 8), (1, 2, 3)))
-    assert seen == [[3, 2, 1]]
+    engine(lambda array: (seen.append(array[0, :, 0, 0].tolist()), nothing(array))[1])
+    predict(runtime, Image.new("RGB", (32, 32), (0, 51, 255)))
+    assert seen == [pytest.approx([1.0, -0.6, -1.0])]
 
 
 @pytest.mark.parametrize(
     ("size", "given"),
     [
-        ((4000, 2000), (100, 50)),
-        ((1000, 2500), (40, 100)),
-        ((40, 20), (80, 40)),
-        ((60, 30), (100, 50)),
-        ((4000, 100), (100, 32)),  # never thinner than the engine likes
-        ((1, 1), (32, 32)),
+        ((4000, 2000), (1024, 512)),
+        ((1000, 2500), (416, 1024)),
+        ((64, 32), (256, 128)),
+        ((4000, 100), (1024, 32)),  # never thinner than the network's step
+        ((1, 1), (128, 128)),
     ],
 )
-def test_pictures_are_brought_to_size(
+def test_the_first_look_is_taken_at_the_longest_side(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], given: tuple[int, int]
 ) -> None:
-    """To the longest side; small ones are enlarged, but not more than so often."""
-    small = VisionOcr(VisionOcrOptions(longest_side=100, enlarge=2))
+    """In steps of 32 pixels; small images are enlarged, up to a factor."""
+    small = VisionOcr(VisionOcrOptions(longest_side=1024, enlarge=4))
     shapes = []
-    monkeypatch.setattr(small, "_ocr", lambda pixels: (shapes.append(pixels.shape), Nothing)[1])
+    detector = Network(lambda array: (shapes.append(array.shape), nothing(array))[1], "")
+    monkeypatch.setattr(small, "_reader", Reader(detector, Network(nothing, DIGITS)))
     predict(small, white(*size))
-    assert shapes == [(given[1], given[0], 3)]
+    assert shapes == [(1, 3, given[1], given[0])]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_each_engine_reads_the_same(engine: Literal["openvino", "onnxruntime"]) -> None:
+    (prediction,) = predict(VisionOcr(VisionOcrOptions(threads=1, engine=engine)), drawing.photo(("7345",)))
+    assert bibs(prediction, "7345") == {"7345"}
+
+
+def test_a_number_is_read_in_three_looks(runtime: VisionOcr) -> None:
+    (prediction,) = predict(runtime, drawing.photo(("7345",), size=(900, 600)))
+    looks = {line.look for line in prediction.lines if line.text == "7345"}
+    assert looks == {Look.PHOTO, Look.CROP, Look.WIDE}
+
+
+def test_a_small_number_in_a_large_photo_is_read_at_full_size(runtime: VisionOcr) -> None:
+    """Eight pixels high at the first look, it is found there and read where it is cut out."""
+    image = drawing.photo(("7345",), size=(450, 300))
+    large = Image.new("RGB", (4800, 3200), "gray")
+    large.paste(image, (3000, 2000))
+    (prediction,) = predict(runtime, large)
+    assert bibs(prediction, "7345") == {"7345"}
+
+
+def test_a_number_cut_off_has_no_margin_there(runtime: VisionOcr) -> None:
+    """The card goes on beside a whole number; beside one that an arm hides there is the arm."""
+    image = Image.new("RGB", (600, 300), "white")
+    ImageDraw.Draw(image).text((300, 150), "7345", "black", ImageFont.load_default(100), anchor="mm")
+    cut = image.copy()
+    cut.paste("navy", (350, 0, 600, 300))  # in front of the last digit
+    whole, part = (
+        [each for each in predict(runtime, picture)[0].lines if each.text.startswith("73") and each.glyphs]
+        for picture in (image, cut)
+    )
+    assert whole
+    assert part
+    assert all(min(each.glyphs.margin_left or 0, each.glyphs.margin_right or 0) > 0.5 for each in whole if each.glyphs)
+    assert all((each.glyphs.margin_left or 0) > 0.5 > (each.glyphs.margin_right or 0) for each in part if each.glyphs)
 
 
 # Errors
@@ -216,10 +263,10 @@ def test_whatever_the_engine_raises_is_the_error_of_that_image(
 ) -> None:
     calls = iter(range(9))
 
-    def fragile(_: Any) -> Any:
+    def fragile(array: Any) -> Any:
         if next(calls) == 1:
             raise error
-        return Nothing
+        return nothing(array)
 
     engine(fragile)
     before, failed, after = predict(runtime, white(), white(), white())
@@ -249,13 +296,13 @@ def test_a_stop_is_no_error_of_an_image(
 
 
 def test_making_one_loads_nothing() -> None:
-    assert VisionOcr(VisionOcrOptions())._ocr is None
+    assert VisionOcr(VisionOcrOptions())._reader is None
 
 
 def test_loading_twice_loads_once(runtime: VisionOcr) -> None:
-    before = runtime._ocr
+    before = runtime._reader
     runtime.load()
-    assert runtime._ocr is before
+    assert runtime._reader is before
 
 
 def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
@@ -265,7 +312,7 @@ def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
     runtime.load()
     runtime.close()
     runtime.close()
-    assert runtime._ocr is None
+    assert runtime._reader is None
     assert predict(runtime, white())[0].error is None
     runtime.close()
 

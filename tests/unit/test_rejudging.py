@@ -92,7 +92,7 @@ def test_other_settings_change_readings_and_nothing_else(database: Database) -> 
     progress = judge_again(database, Judge(Race(forms=(re.compile(r"\d{4}"),), accept_at=0.98)))
     assert progress == Progress(results=1, changed=1)
     assert shown(database) == [
-        ("1042", "review", "confidence 0.970 is below 0.98"),
+        ("1042", "review", "probability 0.970 is below 0.98"),
         ("2026", "review", "may be a year"),
     ]
     assert dict(shown(database, "text, reason", "candidates"))["731"] == "not of this race's form"
@@ -237,5 +237,5 @@ def test_readings_of_an_earlier_version_are_their_candidates(upgraded: Database)
     assert dict(row[::2] for row in shown(upgraded)) == {
         "1042": "",
         "731": "sent to review by an earlier version",
-        "M10151": "confidence 0.600 is below 0.95",
+        "M10151": "probability 0.600 is below 0.95",
     }

@@ -542,6 +542,31 @@ def test_a_race_of_which_nothing_is_known() -> None:
     assert [race.context.bib(text) for text in ("42", "m101", "7", "123456")] == ["42", "M101", None, None]
 
 
+def test_a_start_list_is_beside_the_configuration(
+    toml: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml('[race]\nstart_list = "lists/entries.csv"\n')
+    there = settings.load().start_list_file
+    assert there is not None
+    monkeypatch.chdir("/")
+    assert settings.load(tmp_path / "config.toml").start_list_file == there == tmp_path / "lists" / "entries.csv"
+    assert settings.load(race={"start_list": "entries.csv"}).start_list_file == Path("/entries.csv")
+    assert settings.load().start_list_file is None
+    with pytest.raises(ConfigurationError, match=r"start list .*lists/entries\.csv: cannot be read"):
+        settings.load(tmp_path / "config.toml").judge()
+
+
+def test_bibs_of_the_start_list_are_of_the_races_form(toml: Callable[[str], None], tmp_path: Path) -> None:
+    """What was of its form without a list still is; a configured form counts alone."""
+    (tmp_path / "entries.csv").write_text("bib\nAB12\n0007\n7-X\n")
+    toml('[race]\nstart_list = "entries.csv"\n')
+    race = settings.load().judge().race
+    found = [race.bib(text) for text in ("ab12", "CD34", "0007", "7", "8-X", "12345", "M101", "ABC12", "123456")]
+    assert found == ["AB12", "CD34", "0007", "7", "8-X", "12345", "M101", None, None]
+    strict = settings.load(race={"bibs": r"\d{3}", "start_list": "entries.csv"}).judge().race
+    assert [strict.bib(text) for text in ("AB12", "123")] == [None, "123"]
+
+
 @pytest.mark.parametrize(
     "pattern",
     [

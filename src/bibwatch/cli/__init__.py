@@ -20,6 +20,7 @@ _COMMANDS = (
     "config",
     "correct",
     "demo",
+    "entries",
     "judge",
     "plugins",
     "presets",

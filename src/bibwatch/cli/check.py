@@ -1,9 +1,10 @@
-"""`bibwatch check`: whether the configured models can be asked, and what is wrong if not."""
+"""`bibwatch check`: whether the configured models can be asked and the start list loads, and what is wrong if not."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -21,23 +22,24 @@ if TYPE_CHECKING:
 def command(*, settings: Settings, as_json: bool) -> None:
     """Ask the model about one small picture and say what is wrong if it does not answer; then its fallbacks.
 
-    With --preset only that one is asked. Exits with 1 if any cannot be.
+    With --preset only that one is asked. A configured start list is loaded first. Exits with 1 if anything is wrong.
     """
-    from bibwatch.diagnosis import check
+    from bibwatch.diagnosis import check, check_start_list
 
     registry = settings.registry()
     only = click.get_current_context().get_parameter_source("preset") is click.core.ParameterSource.COMMANDLINE
+    line_up = registry.line_up(settings.stage, settings.preset, [] if only else settings.fallback_presets)
+    of_file = [check_start_list(settings.start_list_file)] if settings.start_list_file else []
     wrong = False
     title = ""
-    for options in registry.line_up(settings.stage, settings.preset, [] if only else settings.fallback_presets):
-        for finding in check(registry, options):
-            wrong |= finding.wrong
-            if as_json:
-                click.echo(json.dumps(asdict(finding) | {"seconds": round(finding.seconds, 3)}))
-                continue
-            if title != (title := f"{finding.preset} at {finding.place}"):
-                click.echo(title)
-            mark = click.style("wrong", fg="red") if finding.wrong else click.style("ok   ", fg="green")
-            click.echo(f"  {mark} {finding.step}: {finding.says} ({finding.seconds * 1000:.0f} ms)")
+    for finding in chain(of_file, *(check(registry, options) for options in line_up)):
+        wrong |= finding.wrong
+        if as_json:
+            click.echo(json.dumps(asdict(finding) | {"seconds": round(finding.seconds, 3)}))
+            continue
+        if title != (title := f"{finding.preset} at {finding.place}"):
+            click.echo(title)
+        mark = click.style("wrong", fg="red") if finding.wrong else click.style("ok   ", fg="green")
+        click.echo(f"  {mark} {finding.step}: {finding.says} ({finding.seconds * 1000:.0f} ms)")
     if wrong:
         click.get_current_context().exit(1)

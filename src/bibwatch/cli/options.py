@@ -110,12 +110,14 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def open_database(settings: Settings) -> Database:
-    """Open the database for a look. Raises ConfigurationError if there is none yet."""
+def open_database(settings: Settings, *, create: bool = False) -> Database:
+    """Open the database for a look. Raises ConfigurationError if there is none yet, unless it may be made."""
     from bibwatch.store.database import Database
 
     database = Database(settings.database_url)
     click.get_current_context().call_on_close(database.close)
+    if create and database.file and not database.file.exists():
+        database.migrate()
     database.check()
     return database
 

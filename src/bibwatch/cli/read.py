@@ -11,6 +11,7 @@ from bibwatch.cli.options import as_json, for_reading, shown
 from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
+    from bibwatch.domain.readings import Reading
     from bibwatch.judging import Judge
     from bibwatch.recognition import ReadResult
     from bibwatch.settings import Settings
@@ -65,14 +66,25 @@ def _record(path: str, answer: ReadResult | Exception, judge: Judge) -> dict[str
     photo, outcome = answer
     bibs = [
         {
-            "bib": reading.bib,
+            "bib": reading.printed,
             "confidence": round(reading.probability, 4),
             "verdict": reading.verdict,
             "reasons": list(map(str, reading.reasons)),
             "box": reading.box and reading.box.rounded(),
+            **_on_list(reading),
         }
         for reading in judge.judge(outcome.candidates).readings
     ]
     record: dict[str, Any] = {"path": path, "sha256": photo.sha256, "width": photo.width, "height": photo.height}
     record |= {"bibs": bibs} if outcome.output is None else {"output": outcome.output}
     return record | {"device": outcome.device, "seconds": round(outcome.seconds, 3)}
+
+
+def _on_list(reading: Reading) -> dict[str, Any]:
+    if reading.entry_match is None:
+        return {}
+    return {
+        "entry_match": reading.entry_match,
+        "entry": reading.entry,
+        "near": [{"entry": near.entry, "difference": near.difference} for near in reading.near],
+    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bibwatch.domain.box import Box
+from bibwatch.domain.entries import EntryMatch, Near
 
 
 class Verdict(StrEnum):
@@ -39,12 +40,20 @@ class Reading:
     reasons: tuple[Reason, ...] = ()
     read_as: str = ""  # the text as the model saw it
     model: str | None = None  # the one that decided, where it was another than the stage's own
+    entry: str | None = None  # of the start list, as printed: the bib itself or the nearest
+    entry_match: EntryMatch | None = None  # None without a start list
+    near: tuple[Near, ...] = ()  # entries that it may be, if it is none; the likeliest first
+
+    @property
+    def printed(self) -> str:
+        """The bib as the start list has it, with its leading zeros; as it was read if it is not on it."""
+        return self.entry if self.entry and self.entry_match is EntryMatch.EXACT else self.bib
 
 
 def summary(readings: Iterable[Reading]) -> str:
     """Write readings on one line for a person, the most probable first."""
     parts = [
-        f"{reading.bib} ({reading.probability:.0%}{', review' if reading.verdict is Verdict.REVIEW else ''})"
+        f"{reading.printed} ({reading.probability:.0%}{', review' if reading.verdict is Verdict.REVIEW else ''})"
         for reading in sorted(readings, key=lambda reading: -reading.probability)
     ]
     return ", ".join(parts) or "no bib"

@@ -80,22 +80,26 @@ def _plain(text: str) -> str | None:
 
 def _joined(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
     """Yield letters and digits that stand side by side, as one text; both as the same look saw them."""
-    right_ones = [(each, each.glyphs, each.box) for each in candidates if _DIGITS.fullmatch(normalized(each.text))]
-    left_ones = [(each, each.glyphs, each.box) for each in candidates if _LETTERS.fullmatch(normalized(each.text))]
-    for left, its, left_box in left_ones:
-        for right, glyphs, right_box in right_ones:
-            if not (its and glyphs and left_box and right_box) or left.look is not right.look or left.look is Look.WIDE:
-                continue
-            gap = (right_box.x1 - left_box.x2) / glyphs.height
-            similar = _SIMILAR[0] < its.height / glyphs.height < _SIMILAR[1]
-            if left is not right and similar and -_OVERLAP < gap < _JOINED and _level(left_box, right_box):
-                yield _pair(left, its, left_box, right, glyphs, right_box)
+    letters = [each for each in candidates if each.glyphs and _LETTERS.fullmatch(normalized(each.text))]
+    digits = [each for each in candidates if each.glyphs and _DIGITS.fullmatch(normalized(each.text))]
+    for left in letters:
+        for right in digits:
+            if left is not right and left.look is right.look and left.look is not Look.WIDE:
+                yield from _pair(left, right)
 
 
-def _pair(left: Candidate, its: Glyphs, left_box: Box, right: Candidate, glyphs: Glyphs, right_box: Box) -> Candidate:
+def _pair(left: Candidate, right: Candidate) -> Iterator[Candidate]:
+    """Yield two candidates as one if they stand side by side, in print of about the same height."""
+    its, glyphs, left_box, right_box = left.glyphs, right.glyphs, left.box, right.box
+    if not (its and glyphs and left_box and right_box):
+        return
+    similar = _SIMILAR[0] < its.height / glyphs.height < _SIMILAR[1]
+    gap = (right_box.x1 - left_box.x2) / glyphs.height
+    if not similar or not -_OVERLAP < gap < _JOINED or not _level(left_box, right_box):
+        return
     text = left.text + right.text
     plain = _plain(text)
-    return Candidate(
+    yield Candidate(
         text=text,
         score=min(left.score, right.score),
         box=left_box.union(right_box),

@@ -4,5 +4,17 @@ from bibwatch.judging.form import LearnedForm
 from bibwatch.judging.judge import Judge, Judgement, clear_numbers, judge, judge_race
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Rules
+from bibwatch.judging.start_list import Match, StartList
 
-__all__ = ["Judge", "Judgement", "LearnedForm", "Race", "Rules", "clear_numbers", "judge", "judge_race"]
+__all__ = [
+    "Judge",
+    "Judgement",
+    "LearnedForm",
+    "Match",
+    "Race",
+    "Rules",
+    "StartList",
+    "clear_numbers",
+    "judge",
+    "judge_race",
+]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
+from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Look, Source, normalized
 from bibwatch.domain.readings import Reading, Verdict
 from bibwatch.judging import rules as all_rules
-from bibwatch.judging.form import LearnedForm
 from bibwatch.judging.lines import hypotheses
 from bibwatch.judging.places import Number, numbers
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Evidence, Rules
+
+_ANY_RACE = Race(forms=(re.compile(r"[A-Z]{0,3}\d{2,6}[A-Z]?"),))
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,22 @@ class Judge:
         """Hash of everything that a judgement depends on beside the candidates (12 hex digits)."""
         forms = [each.pattern for each in self.race.forms]
         learned = (self.race.learned.numbers, sorted(self.race.learned.shares.items()))
-        text = repr((all_rules.REVISION, forms, self.race.accept_at, learned, self.rules.model_dump_json()))
+        entered = (self.race.start_list.fingerprint,) if self.race.start_list is not None else ()
+        rules = self.rules.model_dump_json()
+        text = repr((all_rules.REVISION, forms, self.race.accept_at, learned, rules, *entered))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def judge(self, candidates: Sequence[Candidate]) -> Judgement:
         """Judge the candidates of one photo. The result depends on nothing else."""
         photo = _PhotoCandidates(candidates, self.race, self.rules)
-        readings = tuple(self._reading(photo.evidence(bib)) for bib in photo.numbers)
-        return Judgement(readings, tuple(photo.rejections))
+        readings = (self._reading(photo.evidence(bib)) for bib in photo.numbers)
+        return Judgement(_once(readings), tuple(photo.rejections))
 
     def _reading(self, evidence: Evidence) -> Reading:
         found = [rule(evidence, self.race, self.rules) for rule in all_rules.ALL]
         reasons = tuple(reason for reason in found if reason)
         forbidden = any(reason.forbids for reason in reasons)
+        match = self.race.match(evidence.bib)
         return Reading(
             bib=evidence.bib,
             probability=evidence.probability,
@@ -58,6 +64,9 @@ class Judge:
             reasons=reasons,
             read_as=evidence.lead.text,
             model=evidence.lead.model,
+            entry=match.entry if match else None,
+            entry_match=match.kind if match else None,
+            near=match.near if match else (),
         )
 
 
@@ -66,16 +75,16 @@ def judge(candidates: Sequence[Candidate], race: Race | None = None, rules: Rule
     return Judge(race or Race(), rules or Rules()).judge(candidates).readings
 
 
-def clear_numbers(candidates: Sequence[Candidate], race: Race) -> frozenset[str]:
-    """Return the numbers of a photo that show the form of the race."""
-    found = hypotheses(candidates, [race.bibs(each) for each in candidates])
+def clear_numbers(candidates: Sequence[Candidate]) -> frozenset[str]:
+    """Return the numbers of a photo that are clear enough to show the form of a race, whichever race it is."""
+    found = hypotheses(candidates, [_ANY_RACE.bibs(each) for each in candidates])
     return frozenset(each.bib for each in found if each.evidence.is_clear)
 
 
 def judge_race(photos: Sequence[Sequence[Candidate]], race: Race, rules: Rules) -> list[Judgement]:
     """Judge the photos of one race, whose form is learned from all of them first; a judgement per photo, in order."""
-    learned = LearnedForm.of(bib for candidates in photos for bib in clear_numbers(candidates, race))
-    judge = Judge(replace(race, learned=learned), rules)
+    clear = {bib for candidates in photos for bib in clear_numbers(candidates)}
+    judge = Judge(race.learning(clear), rules)
     return [judge.judge(candidates) for candidates in photos]
 
 
@@ -105,10 +114,12 @@ class _PhotoCandidates:
         placed = [index for index in seen if self._candidates[index].box]
         place = lead if self._candidates[lead].box or not placed else self._surest(placed)
         line = self._lines.get(bib)
-        scores = [self._candidates[index].score for index in seen if index not in (line.candidates if line else ())]
+        shown = [line.probability] if line else []
+        if line is None or lead not in line.candidates:
+            shown.append(self._candidates[lead].score)
         return Evidence(
             bib=bib,
-            probability=min(1.0, max([0.0, *scores, *([line.probability] if line else [])])),
+            probability=min(1.0, max(0.0, *shown)),
             line=line,
             lead=self._candidates[lead],
             place=self._candidates[place],
@@ -116,6 +127,7 @@ class _PhotoCandidates:
             fragment_of=self._fragments.get(lead),
             rival=self._rivals.get(bib),
             confirmed=bib in self._confirmed,
+            longer=self._has_longer(bib, self._candidates[place].box),
         )
 
     def _compare_lines(self, texts: Sequence[Sequence[tuple[str, float]]], race: Race, rules: Rules) -> None:
@@ -131,6 +143,11 @@ class _PhotoCandidates:
             known = self._lines.get(number.bib)
             if known is None or known.probability < number.probability:
                 self._lines[number.bib] = number
+
+    def _has_longer(self, bib: str, box: Box | None) -> bool:
+        """Return whether a text with more digits than a number lies in the same place, whatever became of it."""
+        longer = (each for each in self._candidates if _digits(each.text) > _digits(bib))
+        return any(box and each.box and box.is_same_place(each.box) for each in longer)
 
     def _surest(self, indices: Sequence[int]) -> int:
         """Return the most confident one; of equals the most doubtful, so that their order does not matter."""
@@ -184,6 +201,24 @@ class _PhotoCandidates:
             alone = candidate.look is Look.DETECTOR and self._bibs[index] not in self.numbers
             if alone and self.rejections[index] is None:
                 self.rejections[index] = "seen by the detector, not read by the model"
+
+
+def _once(readings: Iterable[Reading]) -> tuple[Reading, ...]:
+    """Return the surest of the readings that are the same entry of the start list: 42 and 0042."""
+    found: dict[str, Reading] = {}
+    for reading in readings:
+        other = found.get(reading.printed)
+        if other is None or _worth(reading) > _worth(other):
+            found[reading.printed] = reading
+    return tuple(found.values())
+
+
+def _worth(reading: Reading) -> tuple[bool, float, int, str]:
+    return reading.verdict is Verdict.ACCEPTED, reading.probability, len(reading.bib), reading.bib
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
 
 
 def _unfit(candidate: Candidate, bib: str | None, rules: Rules) -> str | None:

@@ -1,18 +1,23 @@
-"""What is known of a race: the form of its bibs, and how sure a reading must be to be accepted."""
+"""What is known of a race: the form of its bibs, its start list, and how sure a reading must be to be accepted."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from bibwatch.domain.candidates import Candidate, normalized
+from bibwatch.domain.entries import EntryMatch
 from bibwatch.judging.form import LearnedForm, usual_shapes
+from bibwatch.judging.start_list import Match, StartList
 
 # Until a race says what its bibs look like: two to five digits, or a letter and three to five.
 DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
+
+# Log-odds of a number that is on the start list, and of one that is not.
+_ENTERED, _NOT_ENTERED = 1.5, -2.5
 
 # The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
 _PIECE = re.compile(
@@ -30,6 +35,7 @@ class Race:
     forms: tuple[re.Pattern[str], ...] = (DEFAULT_FORM,)  # a bib matches one of them as a whole
     accept_at: float = 0.95  # the least probability of an accepted reading
     learned: LearnedForm = field(default_factory=LearnedForm)  # what the race's own readings show
+    start_list: StartList | None = None
 
     def bib(self, text: str) -> str | None:
         """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
@@ -44,16 +50,36 @@ class Race:
         """Return the bibs that a candidate may be, with their odds against its text: its text first, if it is one."""
         odds = candidate.odds or (1.0,) * len(candidate.alternatives)
         texts = [(candidate.text, 1.0), *zip(candidate.alternatives, odds, strict=True)]
-        found = ((self.bib(text), each) for text, each in texts)
-        return [(bib, each) for bib, each in found if bib]
+        found = [(bib, each) for text, each in texts if (bib := self.bib(text))]
+        return sorted(found, key=lambda each: not self.is_entered(each[0])) if self.start_list else found
+
+    def learning(self, clear: Iterable[str]) -> Race:
+        """Return the race with its form learned from the numbers that were clearly read, as far as they are bibs."""
+        return replace(self, learned=LearnedForm.of(bib for bib in clear if self.bib(bib)))
 
     def form_log_odds(self, bib: str) -> float:
-        """Return how much the form of the race speaks for a number: the logarithm of its odds."""
-        return self.learned.log_odds(bib, self._usual)
+        """Return how much the form of the race and its start list speak for a number: the logarithm of its odds."""
+        if self._listed is None:
+            return self.learned.log_odds(bib, self._usual)
+        return self._listed.log_odds(bib, self._usual) + (_ENTERED if self.is_entered(bib) else _NOT_ENTERED)
 
     @cached_property
     def _usual(self) -> Mapping[str, float]:
         return usual_shapes(self.forms)
+
+    @cached_property
+    def _listed(self) -> LearnedForm | None:
+        """The form of the bibs on the start list."""
+        return None if self.start_list is None else LearnedForm.of(self.start_list.bibs)
+
+    def match(self, bib: str) -> Match | None:
+        """Return what the start list says of a bib; None without a list."""
+        return None if self.start_list is None else self.start_list.match(bib)
+
+    def is_entered(self, bib: str) -> bool:
+        """Return whether a bib is on the start list."""
+        match = self.match(bib)
+        return match is not None and match.kind is EntryMatch.EXACT
 
 
 def form(pattern: str) -> re.Pattern[str]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from bibwatch.domain.candidates import Candidate, Look
+from bibwatch.domain.entries import EntryMatch
 from bibwatch.domain.readings import Reason
 from bibwatch.judging.places import Number
 from bibwatch.judging.race import Race
 
 # Raise when what the rules make of the same candidates changes: stored images are then judged again.
 REVISION = 2
+
+_MUCH_SHORTER = 2  # characters
 
 
 class Rules(BaseModel):
@@ -56,6 +59,7 @@ class Evidence:
     confirmed: bool  # by another model that was asked about it
     probability: float  # that the whole number is right
     line: Number | None = None  # what lines of text show of it
+    longer: bool = False  # whether a text with more digits lies in the same place
 
 
 # What evidence says in words when it weighs much against a number.
@@ -157,6 +161,44 @@ def weak_evidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None
     return Reason("evidence", "; ".join(texts), forbids=False) if texts else None
 
 
+def start_list(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what is not on the start list, and name the entries that it may be; say so of what is on it."""
+    del rules
+    match = race.match(evidence.bib)
+    return Reason("start_list", str(match), forbids=match.kind is not EntryMatch.EXACT) if match else None
+
+
+def rest(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what is on the start list but may be the visible rest of a longer entry.
+
+    That is so where the reading lies at the photo's edge, where a text with more digits was seen in the same place,
+    and where every such entry is longer by two characters or more: a short bib among long ones.
+    """
+    if race.start_list is None or not race.is_entered(evidence.bib):
+        return None
+    entries = race.start_list.could_be_rest_of(evidence.bib)
+    if not entries:
+        return None
+    distance = evidence.place.edge_distance
+    at_edge = distance is not None and distance <= rules.edge
+    much_shorter = min(map(len, entries)) >= len(evidence.bib) + _MUCH_SHORTER
+    if not (at_edge or evidence.longer or much_shorter):
+        return None
+    return Reason("rest", f"may be the rest of {entries[0]} on the start list")
+
+
 ALL: tuple[Rule, ...] = (
-    agreement, looks, usual_form, disagreement, reply, fragment, tile, edge, year, confidence, weak_evidence
-)  # fmt: skip
+    start_list,
+    agreement,
+    looks,
+    usual_form,
+    disagreement,
+    reply,
+    fragment,
+    rest,
+    tile,
+    edge,
+    year,
+    confidence,
+    weak_evidence,
+)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bibwatch.domain.states import State
 from bibwatch.errors import Blame, ModelError, Proof
 from bibwatch.images import Photo
-from bibwatch.judging import Judge
+from bibwatch.judging import Judge, clear_numbers
 from bibwatch.pipeline.model_health import ModelHealth
 from bibwatch.stages.base import Outcome
 from bibwatch.store.records import Claim, Finished, Priority, Result
@@ -77,6 +77,7 @@ def _result(outcome: Outcome, batch: Batch) -> Result:
         candidates=outcome.candidates,
         looks=outcome.looks,
         cut=outcome.cut,
+        clear_numbers=clear_numbers(outcome.candidates) if of_bibs else frozenset(),
         judgement=judge.judge(outcome.candidates) if of_bibs else None,
         judged_by=judge.fingerprint if of_bibs else None,
     )

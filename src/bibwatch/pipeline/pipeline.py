@@ -61,7 +61,8 @@ class Pipeline(Loop):
         self._settings = settings
         self._limits = limits
         self._ledger = ledger
-        self._judge = judge
+        self.judge = judge  # of the photos to come; may be replaced at any time
+        self.clear_numbers: set[str] = set()  # read so far, that show the form of the race
         self._zone = zone
         self._reread = reread
         self._news = news
@@ -143,7 +144,7 @@ class Pipeline(Loop):
         side = model.stage.longest_side
         photos = [self._decoders.submit(prepare, claim, self._limits, side, self._zone) for claim in claims]
         self._decoding = [future for future in self._decoding if not future.done()] + photos
-        batch = Batch(claims, photos, model, self._judge)
+        batch = Batch(claims, photos, model, self.judge)
         batch.result = self._readers.submit(self._read, batch)
         batch.result.add_done_callback(lambda _: self._news.set())
         self._in_flight.append(batch)
@@ -217,6 +218,8 @@ class Pipeline(Loop):
 
     def _finish(self, batch: Batch, result: BatchResult) -> None:
         self.retry_until_stored(lambda: self._ledger.finish(batch.model.recogniser, result.finished))
+        for item in result.finished:
+            self.clear_numbers |= item.result.clear_numbers if item.result else set()
         kept = {claim.id for claim in (*(item.claim for item in result.finished), *result.quarantined)}
         left = [claim for claim in batch.claims if claim.id not in kept]
         self._release(left)

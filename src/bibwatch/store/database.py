@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from bibwatch.errors import AlreadyRunningError, ConfigurationError, StoreError
-from bibwatch.store.schema import VIEWS, metadata
+from bibwatch.store.schema import VIEWS, metadata, view
 
 _BUSY_SECONDS = 10  # how long SQLite waits for another program's write before it gives up
 _LOCK_SECONDS = 1  # `bibwatch status` may hold the lock for a moment, to see whether it is free
@@ -72,12 +72,12 @@ class Database:
                     f"database {redacted(self.url)} is another program's: it has a table {min(taken)!r}; name a new one"
                 )
             # Views depend on the tables: they are dropped before the upgrade and created again after it.
-            for name in VIEWS:
+            for name in reversed(VIEWS):  # some read from those before them
                 connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            for name, select in VIEWS.items():
-                connection.execute(text(f"CREATE VIEW {name} AS {select}"))
+            for name in VIEWS:
+                connection.execute(text(f"CREATE VIEW {name} AS {view(name, connection.dialect.name)}"))
 
     def _refuse_newer(self, found: str | None) -> None:
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}

@@ -21,9 +21,9 @@ _SHOW_AS = text("""
     SELECT bib FROM decisions WHERE image_id = :image AND NOT superseded AND corrected_to = :bib
     UNION
     SELECT b.bib FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
-    WHERE r.image_id = :image AND b.bib = :bib AND NOT EXISTS (
+    WHERE r.image_id = :image AND (b.bib = :bib OR b.entry = :bib AND b.entry_match = 'exact') AND NOT EXISTS (
         SELECT 1 FROM decisions d
-        WHERE d.image_id = :image AND d.bib = :bib AND NOT d.superseded AND d.action = 'correct')
+        WHERE d.image_id = :image AND d.bib = b.bib AND NOT d.superseded AND d.action = 'correct')
     UNION
     SELECT bib FROM decisions
     WHERE image_id = :image AND bib = :bib AND NOT superseded AND action IN ('add', 'accept')

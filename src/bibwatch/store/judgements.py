@@ -6,14 +6,14 @@ Knows rows. Does not judge, reads no photo, and never touches a decision.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from bibwatch.domain.box import Box
-from bibwatch.domain.candidates import Candidate, Look, Source
+from bibwatch.domain.candidates import Candidate, Glyphs, Look, Source
 from bibwatch.judging import Judgement
 from bibwatch.store.database import Database
 from bibwatch.store.results import reading_row
@@ -25,10 +25,14 @@ _CANDIDATES = select(
     candidates.c.result_id, candidates.c.id, candidates.c.text, candidates.c.score, candidates.c.source,
     candidates.c.look, candidates.c.model, candidates.c.edge_distance, candidates.c.alternatives_json,
     candidates.c.beside, candidates.c.about, candidates.c.doubt, candidates.c.rejection,
+    candidates.c.odds_json, candidates.c.glyphs_json,
     candidates.c.x1, candidates.c.y1, candidates.c.x2, candidates.c.y2,
 ).order_by(candidates.c.result_id, candidates.c.id)  # fmt: skip
 _REJECTION = 12  # its place in that row
-_READING = ("bib", "confidence", "verdict", "reasons", "read_as", "model", "x1", "y1", "x2", "y2")
+_READING = (
+    *("bib", "confidence", "verdict", "reasons", "read_as", "model", "x1", "y1", "x2", "y2"),
+    *("entry", "entry_match", "near_json"),
+)
 _READINGS = select(readings.c.result_id, *(readings.c[name] for name in _READING)).order_by(
     readings.c.result_id, readings.c.id
 )
@@ -58,6 +62,18 @@ class Judgements:
         query = select(func.count()).select_from(results).where(*_to_judge(None))
         with self._database.query() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def has_any_by(self, fingerprints: Collection[str]) -> bool:
+        """Return whether any result was judged last by one of these judges."""
+        query = select(results.c.id).where(results.c.judged_by.in_(sorted(fingerprints))).limit(1)
+        with self._database.query() as connection:
+            return connection.execute(query).first() is not None
+
+    def clear_numbers(self) -> set[str]:
+        """Return the numbers that were clear enough to show the form of the race."""
+        query = select(results.c.clear_numbers).where(results.c.clear_numbers.is_not(None)).distinct()
+        with self._database.query() as connection:
+            return {bib for found in connection.execute(query).scalars() for bib in str(found).split()}
 
     def page(self, after: int, *, other_than: str | None = None) -> list[Case]:
         """Return the next page of results with candidates, by id; empty when there are no more.
@@ -120,7 +136,9 @@ def _by_result(connection: Connection, query: Any) -> Mapping[int, list[tuple[An
 
 
 def _candidate(row: tuple[Any, ...]) -> Candidate:
-    _, _, text, score, source, look, model, edge_distance, alternatives, beside, about, doubt, _, *box = row
+    _, _, text, score, source, look, model, edge_distance, alternatives, beside, about, doubt, _, odds, glyphs, *box = (
+        row
+    )
     return Candidate(
         text=text,
         score=score,
@@ -130,6 +148,8 @@ def _candidate(row: tuple[Any, ...]) -> Candidate:
         model=model,
         edge_distance=edge_distance,
         alternatives=tuple(json.loads(alternatives)) if alternatives else (),
+        odds=tuple(json.loads(odds)) if odds else (),
+        glyphs=Glyphs(*json.loads(glyphs)) if glyphs else None,
         beside=beside,
         about=about,
         doubt=doubt,

@@ -53,6 +53,7 @@ class Result:
     candidates: tuple[Candidate, ...] = ()
     looks: tuple[LookTaken, ...] = ()
     cut: int = 0  # candidates left out because there were too many
+    clear_numbers: frozenset[str] = frozenset()  # those that show the form of the race
     judgement: Judgement | None = None
     judged_by: str | None = None  # the judge's fingerprint
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache
 from typing import Any
 
@@ -94,6 +94,8 @@ def candidate_row(result_id: int, candidate: Candidate, rejection: str | None) -
         **box_row(candidate.box),
         "edge_distance": candidate.edge_distance,
         "alternatives_json": json.dumps(candidate.alternatives) if candidate.alternatives else None,
+        "odds_json": json.dumps(candidate.odds) if candidate.odds else None,
+        "glyphs_json": json.dumps(astuple(candidate.glyphs)) if candidate.glyphs else None,
         "beside": candidate.beside,
         "about": candidate.about,
         "doubt": candidate.doubt,
@@ -112,6 +114,9 @@ def reading_row(result_id: int, reading: Reading) -> dict[str, Any]:
         "read_as": reading.read_as,
         "model": reading.model,
         **box_row(reading.box),
+        "entry": reading.entry,
+        "entry_match": reading.entry_match,
+        "near_json": json.dumps({near.entry: near.difference for near in reading.near}) if reading.near else None,
     }
 
 
@@ -171,6 +176,7 @@ def _result(connection: Connection, recogniser: Recogniser, image_id: int, resul
         "output_json": None if result.output is None else json.dumps(result.output),
         "looks_json": json.dumps([asdict(look) for look in result.looks]) if result.looks else None,
         "candidates_cut": result.cut,
+        "clear_numbers": " ".join(sorted(result.clear_numbers)) or None,
         "judged_by": result.judged_by,
         "processed_at": now(),
     }

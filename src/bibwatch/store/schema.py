@@ -97,6 +97,7 @@ results = Table(
     Column("output_json", Text),
     Column("looks_json", Text),  # the looks that were taken, those that saw nothing too
     Column("candidates_cut", Integer, nullable=False, server_default=text("0")),
+    Column("clear_numbers", Text),  # those that show the form of the race, separated by spaces
     Column("judged_by", String),  # fingerprint of the judge; NULL: not judged since an earlier version
     Column("processed_at", String, nullable=False),
     UniqueConstraint("image_id", "stage", "preset", "fingerprint"),
@@ -117,6 +118,8 @@ candidates = Table(
     *_box(),
     Column("edge_distance", Float),
     Column("alternatives_json", Text),
+    Column("odds_json", Text),
+    Column("glyphs_json", Text),  # of a line of text
     Column("beside", Text),
     Column("about", Text),
     Column("doubt", Text),
@@ -135,6 +138,27 @@ readings = Table(
     *_box(),
     Column("reasons", Text, nullable=False, server_default=text("''")),
     Column("read_as", Text),
+    Column("entry", String),  # of the start list, as printed: the bib itself or the nearest
+    Column("entry_match", String),  # exact, near, unknown; NULL without a start list
+    Column("near_json", Text),  # the entries it may be, each with how it differs, the likeliest first
+)
+
+# The start list in force: one row, and its entries.
+start_list = Table(
+    "start_list",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("fingerprint", String, nullable=False),  # of the bibs
+    Column("source", Text, nullable=False),  # the file
+    Column("imported_at", String, nullable=False),
+)
+
+start_list_entries = Table(
+    "start_list_entries",
+    metadata,
+    Column("bib", String, primary_key=True),  # as printed
+    Column("position", Integer, nullable=False),  # in the file
+    Column("fields_json", Text, nullable=False),
 )
 
 # What people said of the bibs of an image. Machines add no row and change none.
@@ -161,24 +185,32 @@ EARLIER = "earlier:"  # begins the fingerprints of results made before fingerpri
 VIEWS: dict[str, str] = {
     "bib_results": """
         SELECT i.id AS image_id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
-               COALESCE(d.corrected_to, b.bib) AS bib, b.confidence,
+               COALESCE(d.corrected_to, CASE b.entry_match WHEN 'exact' THEN b.entry END, b.bib) AS bib, b.confidence,
                CASE d.action WHEN 'reject' THEN 'rejected' WHEN 'accept' THEN 'accepted' WHEN 'add' THEN 'accepted'
                     WHEN 'correct' THEN 'accepted' ELSE b.verdict END AS verdict,
                b.x1, b.y1, b.x2, b.y2,
                r.stage, r.preset, COALESCE(b.model, r.model) AS model, r.device, r.processed_at,
                b.id AS reading_id, COALESCE(b.read_as, b.bib) AS read_as, b.reasons,
-               d.decided_by, d.decided_at, i.width, i.height
+               d.decided_by, d.decided_at, i.width, i.height,
+               CASE WHEN d.corrected_to IS NULL THEN b.entry_match WHEN e.bib IS NOT NULL THEN 'exact'
+                    WHEN l.id IS NOT NULL THEN 'unknown' END AS entry_match,
+               CASE WHEN d.corrected_to IS NULL THEN b.entry ELSE e.bib END AS entry
         FROM readings b
         JOIN results r ON r.id = b.result_id AND NOT r.superseded
         JOIN images i ON i.id = r.image_id
         LEFT JOIN decisions d ON d.image_id = i.id AND d.bib = b.bib AND NOT d.superseded
+        LEFT JOIN start_list_entries e ON e.bib = d.corrected_to
+        LEFT JOIN start_list l ON l.id = 1
         UNION ALL
         SELECT i.id, i.camera, i.path, i.sha256, i.captured_at, i.received_at,
                COALESCE(d.corrected_to, d.bib), 1.0, 'accepted', d.x1, d.y1, d.x2, d.y2,
                'bib_number', NULL, NULL, NULL, d.decided_at,
-               NULL, d.bib, '', d.decided_by, d.decided_at, i.width, i.height
+               NULL, d.bib, '', d.decided_by, d.decided_at, i.width, i.height,
+               CASE WHEN e.bib IS NOT NULL THEN 'exact' WHEN l.id IS NOT NULL THEN 'unknown' END, e.bib
         FROM decisions d
         JOIN images i ON i.id = d.image_id
+        LEFT JOIN start_list_entries e ON e.bib = COALESCE(d.corrected_to, d.bib)
+        LEFT JOIN start_list l ON l.id = 1
         WHERE d.action <> 'reject' AND NOT d.superseded AND NOT EXISTS (
             SELECT 1 FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
             WHERE r.image_id = d.image_id AND b.bib = d.bib)
@@ -186,10 +218,47 @@ VIEWS: dict[str, str] = {
     "candidates": """
         SELECT r.image_id, i.camera, i.path, r.stage, r.preset, c.text, c.score, c.look, c.source,
                COALESCE(c.model, r.model) AS model, c.x1, c.y1, c.x2, c.y2, c.edge_distance,
-               c.alternatives_json, c.beside, c.about, c.doubt, c.rejection AS reason, r.processed_at
+               c.alternatives_json, c.beside, c.about, c.doubt, c.rejection AS reason, r.processed_at,
+               c.odds_json, c.glyphs_json
         FROM result_candidates c
         JOIN results r ON r.id = c.result_id AND NOT r.superseded
         JOIN images i ON i.id = r.image_id
+    """,
+    "entries": """
+        SELECT e.bib, e.position, e.fields_json, l.source, l.imported_at
+        FROM start_list_entries e CROSS JOIN start_list l
+    """,
+    "missing": """
+        SELECT e.bib, e.position, e.fields_json,
+               COALESCE(s.suggestion, 1) AS suggestion, s.near_bib, s.near_kind, s.verdict, s.confidence,
+               s.image_id, s.camera, s.path, s.seen_at
+        FROM start_list_entries e
+        LEFT JOIN (
+            SELECT n.entry, n.near_bib, n.near_kind, n.verdict, n.confidence, n.image_id, n.camera, n.path, n.seen_at,
+                   ROW_NUMBER() OVER (PARTITION BY n.entry ORDER BY
+                       CASE n.near_kind WHEN 'exact' THEN 0 ELSE 1 END, n.confidence DESC, n.image_id, n.near_bib
+                   ) AS suggestion
+            FROM (
+                SELECT b.entry, b.bib AS near_bib, 'exact' AS near_kind, b.verdict, b.confidence,
+                       b.image_id, b.camera, b.path, COALESCE(b.captured_at, b.received_at) AS seen_at
+                FROM bib_results b WHERE b.entry_match = 'exact' AND b.verdict = 'review'
+                UNION ALL
+                SELECT k.key, b.bib, k.value, b.verdict, b.confidence,
+                       b.image_id, b.camera, b.path, COALESCE(b.captured_at, b.received_at)
+                FROM readings q
+                JOIN bib_results b ON b.reading_id = q.id AND b.decided_at IS NULL
+                CROSS JOIN json_each(q.near_json) k
+                WHERE q.near_json IS NOT NULL
+                UNION ALL
+                SELECT x.bib, c.text, 'exact', 'candidate', c.score,
+                       c.image_id, c.camera, c.path, COALESCE(i.captured_at, i.received_at)
+                FROM candidates c
+                JOIN images i ON i.id = c.image_id
+                JOIN start_list_entries x ON x.bib = c.text
+                WHERE c.reason IS NOT NULL
+            ) n
+        ) s ON s.entry = e.bib
+        WHERE LTRIM(e.bib, '0') NOT IN (SELECT LTRIM(b.bib, '0') FROM bib_results b WHERE b.verdict = 'accepted')
     """,
     "image_status": """
         SELECT i.id AS image_id, i.camera, i.path, COALESCE(f.state, 'done') AS state,
@@ -214,6 +283,15 @@ VIEWS: dict[str, str] = {
         WHERE r.output_json IS NOT NULL AND NOT r.superseded
     """,
 }
+
+
+def view(name: str, dialect: str) -> str:
+    """Return the query of a view; what is one text here has another name in each dialect."""
+    query = VIEWS[name]
+    return query.replace("json_each(q.near_json)", _JSON_EACH) if dialect == "postgresql" else query
+
+
+_JSON_EACH = "json_each_text(CAST(q.near_json AS json))"
 
 
 def insert_into(dialect: str, table: Table) -> Any:
