@@ -16,7 +16,7 @@ from bibwatch.errors import ConfigurationError
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.devices import Dtype
 from bibwatch.runtimes.hub import HubOptions
-from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _spell_rope
+from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _add_rope_theta
 from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 
 IDEFICS = {"longest_edge": 1456, "shortest_edge": None}
@@ -62,7 +62,7 @@ def test_tokens_of_a_tokenizer_that_strips_the_first_space_join_too(pieces: list
     ],
 )
 def test_the_size_of_pictures(settings: dict[str, int], default: dict[str, Any], size: dict[str, int] | None) -> None:
-    assert checkpoints.picture_size(sized(**settings), default) == size
+    assert checkpoints.image_size(sized(**settings), default) == size
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_the_size_of_pictures(settings: dict[str, int], default: dict[str, Any],
         ({"image_longest_edge": 768}, QWEN, "use min_pixels and max_pixels"),
         ({"image_longest_edge": 768}, FIXED, "use longest_side"),
         ({"max_pixels": 500_000}, IDEFICS, "use image_longest_edge or longest_side"),
-        ({"min_pixels": 2_000_000}, QWEN, "min_pixels 2000000 is over max_pixels 1003520"),
+        ({"min_pixels": 2_000_000}, QWEN, "min_pixels 2000000 is larger than max_pixels 1003520"),
     ],
 )
 def test_a_size_a_processor_does_not_know(settings: dict[str, int], default: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        checkpoints.picture_size(sized(**settings), default)
+        checkpoints.image_size(sized(**settings), default)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_a_size_a_processor_does_not_know(settings: dict[str, int], default: dic
 )
 def test_mlx_is_told_what_transformers_5_no_longer_writes(rope: dict[str, Any], added: dict[str, Any]) -> None:
     config = {"model_type": "x", "text_config": {"rope_parameters": rope}}
-    assert _spell_rope(config)
+    assert _add_rope_theta(config)
     assert config["text_config"] == {"rope_parameters": rope, **added}
-    assert not _spell_rope(config)
+    assert not _add_rope_theta(config)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_mlx_is_told_what_transformers_5_no_longer_writes(rope: dict[str, Any], 
 )
 def test_and_nothing_else(text: dict[str, Any]) -> None:
     config = {"text_config": dict(text)}
-    assert not _spell_rope(config)
+    assert not _add_rope_theta(config)
     assert config == {"text_config": text}
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_is_not_here_says_what_to_do_with_and_without_internet(
         checkpoints.folder(sized(repo_id="Qwen/Qwen2-VL-2B-Instruct", download_gb=4.42, revision="main"))
     said = str(refused.value)
     assert said.startswith(
-        f"preset x: Qwen/Qwen2-VL-2B-Instruct is no folder, and not in the Hugging Face cache {tmp_path}"
+        f"preset x: Qwen/Qwen2-VL-2B-Instruct is neither a folder nor in the Hugging Face cache {tmp_path}"
     )
     for word in (
         "HF_HOME",
@@ -160,7 +160,7 @@ HALF: list[tuple[tuple[str, ...], dict[str, list[str]], str]] = [
     ((CONFIG, SHARDS[0]), {}, "weights (*.safetensors, *.bin)"),  # its list is still to come
     ((CONFIG, SHARDS[0]), {"model_safetensors": SHARDS}, SHARDS[1]),
     ((CONFIG, "training_args.bin"), {"model_safetensors": SHARDS}, SHARDS[0]),
-    ((CONFIG, *SHARDS, "model.safetensors.index.json"), {}, "a whole model.safetensors.index.json"),
+    ((CONFIG, *SHARDS, "model.safetensors.index.json"), {}, "complete model.safetensors.index.json"),
 ]
 
 
@@ -185,31 +185,31 @@ class TestWholeModels:
         assert checkpoints.folder(sized(repo_id=str(folder))) == folder
         write_model(snapshot, *files, **listed)
         assert checkpoints.folder(sized()) == snapshot
-        assert sized().missing(extra="local") is None
+        assert sized().unavailable_reason(extra="local") is None
 
-    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
+    @pytest.mark.parametrize(("files", "listed", "missing"), HALF)
     def test_a_download_that_was_interrupted_is_to_be_finished(
-        self, snapshot: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+        self, snapshot: Path, files: tuple[str, ...], listed: dict[str, list[str]], missing: str
     ) -> None:
         write_model(snapshot, *files, **listed)
-        said = f"the download of a/b is not finished, {snapshot} lacks {lacks}; run `hf download a/b` again"
-        assert sized().missing(extra="local") == said
+        said = f"the download of a/b is incomplete: {snapshot} has no {missing}; run `hf download a/b` again"
+        assert sized().unavailable_reason(extra="local") == said
         with pytest.raises(ConfigurationError) as refused:
             checkpoints.folder(sized())
         assert str(refused.value) == f"preset x: {said}"
 
-    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
+    @pytest.mark.parametrize(("files", "listed", "missing"), HALF)
     def test_so_is_a_copy(
-        self, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+        self, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]], missing: str
     ) -> None:
         folder = write_model(tmp_path / "named", *files, **listed)
-        said = f"the folder {folder} lacks {lacks}; finish copying or downloading the model"
-        assert sized(repo_id=str(folder)).missing(extra="local") == said
+        said = f"the folder {folder} has no {missing}; finish copying or downloading the model"
+        assert sized(repo_id=str(folder)).unavailable_reason(extra="local") == said
 
     def test_a_file_that_is_on_its_way_is_not_there(self, snapshot: Path) -> None:
         write_model(snapshot, CONFIG)
         (snapshot / "model.safetensors").symlink_to(snapshot / "no-blob-yet")
-        assert "lacks weights" in str(sized().missing(extra="local"))
+        assert "has no weights" in str(sized().unavailable_reason(extra="local"))
 
 
 class TestTransformersOptions:

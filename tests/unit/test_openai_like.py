@@ -36,7 +36,7 @@ from bibwatch.errors import (
     ModelUnreachableError,
 )
 from bibwatch.runtimes.base import Constraint, FinishReason, Prediction, Token, Usage
-from bibwatch.runtimes.generative import FEW
+from bibwatch.runtimes.generative import SHORT_ANSWER_TOKENS
 from bibwatch.runtimes.openai import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.tokens import tokens_of
 from bibwatch.testing import RuntimeConformance
@@ -176,7 +176,7 @@ def test_extra_body_comes_last(server: Server, ask: Callable[..., list[Predictio
 
 @pytest.mark.parametrize("taken", ["messages", "model", "stream"])
 def test_extra_body_may_not_replace_what_is_ours(server: Server, taken: str) -> None:
-    with pytest.raises(ValidationError, match=f"may not set {taken}"):
+    with pytest.raises(ValidationError, match=f"cannot set {taken}"):
         options(server, extra_body={taken: "x"})
 
 
@@ -311,7 +311,7 @@ def test_short_answers_are_those_of_the_thread_that_wants_them(server: Server) -
     with ThreadPoolExecutor(1) as other, VisionOpenAILikeApi(options(server, max_new_tokens=77)) as runtime:
         assert ask(runtime) == 77
         with runtime.short_answers():
-            assert ask(runtime) == FEW
+            assert ask(runtime) == SHORT_ANSWER_TOKENS
             assert other.submit(ask, runtime).result() == 77
         assert ask(runtime) == 77
 
@@ -551,7 +551,7 @@ def test_another_model_that_answers_is_not_the_one_that_was_asked(
     server.answer = lambda _: chat("42", model=answered)
     (prediction,) = ask(model_name=asked)
     assert type(prediction.error) is ModelNotServedError
-    assert f"answers, not {asked}; if that is the one you want, name it in model_name" in str(prediction.error)
+    assert f"replied, not {asked}; if that is the model you want, set model_name to it" in str(prediction.error)
     assert str(prediction.error).isprintable()
     assert len(str(prediction.error)) < 500
 
@@ -566,7 +566,7 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=written), None)
     else:
         assert (prediction.text, type(prediction.error)) == ("", kind)
-        assert "a reply of 5 tokens where 4 are allowed" in str(prediction.error)
+        assert "the reply has 5 tokens, more than the 4 allowed" in str(prediction.error)
 
 
 @pytest.mark.parametrize(
@@ -591,8 +591,8 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         (error(413), ModelRejectedError, "413: because"),
         (error(415), ModelRejectedError, "415: because"),
         (Answer(b'{"detail": [{"msg": "extra"}]}', 422), ModelRejectedError, "422: .*extra"),
-        (error(401), ModelNotServedError, r"wants a key: set api_key_file \(401\)"),
-        (error(403), ModelNotServedError, "wants a key"),
+        (error(401), ModelNotServedError, r"requires a key: set api_key_file \(401\)"),
+        (error(403), ModelNotServedError, "requires a key"),
         (error(405), ModelNotServedError, "is api_url right"),
         (Answer(b"", 307, {"Location": "https://elsewhere"}), ModelNotServedError, "307"),
         (error(429, "slow down"), ModelBusyError, "429: slow down"),
@@ -686,7 +686,7 @@ def test_a_reply_without_end_is_given_up(server: Server, ask: Callable[..., list
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**12)}, pieces=endless())
     (prediction,) = ask()
     assert type(prediction.error) is ModelFaultError
-    assert "a response of over 16000000 bytes" in str(prediction.error)
+    assert "the response is larger than 16000000 bytes" in str(prediction.error)
 
 
 @pytest.mark.parametrize("first", [b"", b" "])
@@ -805,7 +805,7 @@ def test_a_file_without_certificates_is_a_configuration_error(
         (Answer(b'{"data": [{"id": "qwen"}, {"id": "llava"}]}'), "has no model 'smol'; it lists: qwen, llava"),
         (Answer(b'{"data": []}'), "it lists: none"),
         (Answer(b"?"), "has no model 'smol' "),
-        (error(404), "has no model 'smol', or api_url is not the right one"),
+        (error(404), "has no model 'smol', or api_url is wrong"),
         (error(500), "has no model 'smol' "),
         (Answer(json.dumps({"data": [{"id": "two\nlines" * 1000}]}).encode()), "it lists: two lines"),
         (None, "has no model 'smol' "),
@@ -970,7 +970,7 @@ def test_only_a_server_on_this_machine_is_knocked_at(server: Server, monkeypatch
         ({"api_url": "http://me:secret@h/v1"}, "api_key_file"),
         ({"api_url": ()}, "api_url"),
         ({"api_url": ("http://h/v1", "h")}, "not a URL"),
-        ({"api_url": ("http://h/v1", "http://h/v1")}, "named twice"),
+        ({"api_url": ("http://h/v1", "http://h/v1")}, "listed twice"),
         ({"retries": 11}, "retries"),
         ({"model_name": ""}, "model_name"),
         ({"concurrency": 0}, "concurrency"),

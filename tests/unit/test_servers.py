@@ -546,7 +546,7 @@ def test_who_waits_for_a_place_need_not_wait_for_those_who_have_one(
     servers.close()
     second.join(_PATIENCE)
     assert not second.is_alive()
-    assert any("closed meanwhile" in str(error) for error in errors)
+    assert any("have been closed" in str(error) for error in errors)
     server.stopped.set()
     first.join(_PATIENCE)
     assert not first.is_alive()

@@ -20,20 +20,20 @@ def test_a_thing_lives_from_the_first_to_the_last_who_holds_it(steps: list[tuple
     things: dict[str, object] = {}
     for key, takes in steps:
         if takes:
-            thing = shared.take(key, object)
+            thing = shared.acquire(key, object)
             assert thing is things.setdefault(key, thing)
             holders[key] += 1
         elif holders[key]:
             holders[key] -= 1
-            last = shared.give_back(key)
+            last = shared.release(key)
             assert last is (None if holders[key] else things.pop(key))
 
 
 def test_what_cannot_be_made_is_not_kept() -> None:
     shared: Shared[int] = Shared()
     with pytest.raises(ZeroDivisionError):
-        shared.take("a", lambda: 1 // 0)
-    assert shared.take("a", lambda: 1) == 1
+        shared.acquire("a", lambda: 1 // 0)
+    assert shared.acquire("a", lambda: 1) == 1
 
 
 def test_threads_that_ask_at_once_get_the_same() -> None:
@@ -42,8 +42,8 @@ def test_threads_that_ask_at_once_get_the_same() -> None:
 
     def take(_: int) -> object:
         together.wait()
-        return shared.take("a", object)
+        return shared.acquire("a", object)
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(map(id, list(threads.map(take, range(8)))))) == 1
-    assert [shared.give_back("a") is None for _ in range(8)] == [True] * 7 + [False]
+    assert [shared.release("a") is None for _ in range(8)] == [True] * 7 + [False]

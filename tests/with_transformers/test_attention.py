@@ -31,7 +31,7 @@ def test_it_is_torchs_own(pictures: int, heads: int, number: int, at_once: int, 
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(pictures, heads, number, 8, generator=generator) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_SCORES", at_once)
+        patch.setattr(attention, "_MAX_SCORES", at_once)
         found, _ = attention.attend(MODULE, *tensors, None, scaling=0.3, is_causal=False)
     torch.testing.assert_close(found, torchs_own(*tensors, 0.3))
 

@@ -161,37 +161,37 @@ class TestQwen:
         with pytest.raises(ConfigurationError) as refused:
             load(tiny_qwen, min_pixels=50, max_pixels=100).load()
         assert str(refused.value).startswith(
-            f"preset x: {tiny_qwen} takes no picture, min_pixels = 50, max_pixels = 100: "
+            f"preset x: {tiny_qwen} cannot process an image with min_pixels = 50, max_pixels = 100: "
         )
         assert "\n" not in str(refused.value)
 
     def test_so_is_the_family_of_another_checkpoint(self, tiny_vlm: Path) -> None:
         with pytest.raises(ConfigurationError) as refused:
             load(tiny_vlm, family="qwen").load()
-        assert str(refused.value).startswith(f"preset x: {tiny_vlm} takes no picture, family = qwen: ")
+        assert str(refused.value).startswith(f"preset x: {tiny_vlm} cannot process an image with family = qwen: ")
 
 
 class TestFamilyOf:
     @pytest.mark.parametrize(
         ("model_type", "inputs"),
         [
-            ("idefics3", families.of_smolvlm),
-            ("smolvlm", families.of_smolvlm),
-            ("qwen2_vl", families.of_qwen),
-            ("qwen2_5_vl", families.of_qwen),
-            ("qwen3_vl", families.of_qwen),
-            ("llava_onevision", families.of_any),
+            ("idefics3", families.smolvlm_inputs),
+            ("smolvlm", families.smolvlm_inputs),
+            ("qwen2_vl", families.qwen_inputs),
+            ("qwen2_5_vl", families.qwen_inputs),
+            ("qwen3_vl", families.qwen_inputs),
+            ("llava_onevision", families.generic_inputs),
         ],
     )
     def test_auto_goes_by_the_checkpoint(self, tmp_path: Path, model_type: str, inputs: Callable[..., Any]) -> None:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
         assert family_of(ModelFamily.AUTO, tmp_path).inputs is inputs
-        assert family_of(ModelFamily.GENERIC, tmp_path).inputs is families.of_any
+        assert family_of(ModelFamily.GENERIC, tmp_path).inputs is families.generic_inputs
 
     @pytest.mark.parametrize("config", ["", "[]", "{}", '{"model_type": null}'])
     def test_a_checkpoint_that_does_not_tell_is_any(self, tmp_path: Path, config: str) -> None:
         (tmp_path / "config.json").write_text(config)
-        assert family_of(ModelFamily.AUTO, tmp_path).inputs is families.of_any
+        assert family_of(ModelFamily.AUTO, tmp_path).inputs is families.generic_inputs
 
     def test_every_family_that_can_be_named_is_there(self) -> None:
         assert set(FAMILIES) == set(ModelFamily) - {ModelFamily.AUTO}

@@ -122,7 +122,7 @@ class TestBatches:
         for answer in answers:
             assert isinstance(answer.error, ModelUnavailableError)
             assert answer.device == "cpu"
-            assert str(answer.error).startswith("x: too little memory on cpu for one picture (CUDA out of memory.")
+            assert str(answer.error).startswith("x: not enough memory on cpu for one image (CUDA out of memory.")
 
     def test_other_errors_are_no_shortage(
         self, cramped: Callable[..., tuple[VisionHfTransformers, list[int]]], pictures: list[Image.Image]
@@ -137,13 +137,13 @@ class TestBatches:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Say that there is a GPU. Return the devices that models are put on: really it is the CPU each time."""
     monkeypatch.setattr("bibwatch.runtimes.transformers.model.choose_device", lambda wanted, *_, **__: wanted)
-    at, asked = HfModel._at, []
+    at, asked = HfModel._load_at, []
 
     def on_the_cpu(self: HfModel, place: Place) -> Any:
         asked.append(place.device)
         return at(self, place._replace(device="cpu"))
 
-    monkeypatch.setattr(HfModel, "_at", on_the_cpu)
+    monkeypatch.setattr(HfModel, "_load_at", on_the_cpu)
     return asked
 
 
@@ -151,7 +151,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def small(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return a set of devices, empty so far, that have too little memory for any model."""
     del gpu
-    at, small = HfModel._at, set()
+    at, small = HfModel._load_at, set()
 
     def with_little(self: HfModel, place: Place) -> Any:
         model = at(self, place)
@@ -159,7 +159,7 @@ def small(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
             raise SHORTAGES[0]
         return model
 
-    monkeypatch.setattr(HfModel, "_at", with_little)
+    monkeypatch.setattr(HfModel, "_load_at", with_little)
     return small
 
 
@@ -182,7 +182,7 @@ class TestFallingBack:
         (warning,) = [entry for entry in logs if entry["event"] == "device.fallback"]
         assert (warning["wanted"], warning["taken"], warning["log_level"]) == (GPU, "cpu", "warning")
         assert "out of memory" in warning["reason"]
-        assert runtime._most == BATCH
+        assert runtime._max_batch == BATCH
 
     def test_what_the_device_answered_says_so(
         self,
@@ -218,7 +218,7 @@ class TestFallingBack:
         answers = list(runtime.predict_batch(pictures[:2], PROMPT))
         assert gpu == [GPU]
         assert [type(answer.error) for answer in answers] == [ModelUnavailableError] * 2
-        assert all("let the CPU take over (device_fallback = true)" in str(answer.error) for answer in answers)
+        assert all("allow the CPU as fallback (device_fallback = true)" in str(answer.error) for answer in answers)
 
     def test_a_model_too_large_for_the_device_is_loaded_on_the_cpu(
         self, tiny_vlm: Path, gpu: list[str], small: set[str], pictures: list[Image.Image], expected: list[str]

@@ -113,7 +113,7 @@ class TestForms:
     ) -> None:
         for answer in predict(tiny_vlm, pictures, constraint):
             assert isinstance(answer.error, ModelError)
-            assert str(answer.error).startswith("not a form for a reply: ")
+            assert str(answer.error).startswith("invalid constraint: ")
             assert "\n" not in str(answer.error)
 
     def test_without_the_library_the_image_is_not_to_blame(
@@ -205,10 +205,10 @@ class TestQuantized:
             odd = transformers.LlamaForCausalLM(config)
             config.intermediate_size = 128
             even = transformers.LlamaForCausalLM(config)
-        left_out = set(quantization.left_out(odd) or ())
-        assert {"model.layers.0.mlp.down_proj", "lm_head"} <= left_out
-        assert not left_out & {f"model.layers.0.{name}" for name in ("mlp.up_proj", "self_attn.q_proj")}
-        assert quantization.left_out(even) is None
+        skipped = set(quantization.skipped_layers(odd) or ())
+        assert {"model.layers.0.mlp.down_proj", "lm_head"} <= skipped
+        assert not skipped & {f"model.layers.0.{name}" for name in ("mlp.up_proj", "self_attn.q_proj")}
+        assert quantization.skipped_layers(even) is None
 
     def test_only_4_bits_of_bitsandbytes_on_the_cpu_are_particular(self) -> None:
         assert quantization.needs_shapes(Quantizer.BITSANDBYTES, FOUR, "cpu")
@@ -236,9 +236,9 @@ class TestQuantized:
     def test_torchao_cannot_do_4_bits_on_the_cpu(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(quantization, "find_spec", lambda _: object())
         said = refusal(monkeypatch, tiny_vlm, quantized=True, quantizer="torchao", load_in_8bit=False)
-        assert said == "preset x: torchao computes with 4 bits on CUDA only, not on cpu; set quantizer = bitsandbytes"
-        assert quantization.obstacle(Quantizer.TORCHAO, FOUR, "cuda:0") is None
-        assert quantization.obstacle(Quantizer.TORCHAO, EIGHT, "cpu") is None
+        assert said == "preset x: torchao supports 4 bits on CUDA only, not on cpu; set quantizer = bitsandbytes"
+        assert quantization.unsupported_reason(Quantizer.TORCHAO, FOUR, "cuda:0") is None
+        assert quantization.unsupported_reason(Quantizer.TORCHAO, EIGHT, "cpu") is None
 
 
 class TestCompiled:

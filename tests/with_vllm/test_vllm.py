@@ -209,13 +209,13 @@ def test_how_tokens_are_drawn_is_told_to_vllm(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^preset inline: the folder .* lacks config\.json") as caught:
+    with pytest.raises(ConfigurationError, match=r"^preset inline: the folder .* has no config\.json") as caught:
         inline(tmp_path).load()
     assert "\n" not in str(caught.value)
 
 
 def test_a_size_the_model_does_not_know_is_refused(model_folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="does not know min_pixels"):
+    with pytest.raises(ConfigurationError, match="does not support min_pixels"):
         inline(model_folder, min_pixels=100).load()
 
 

@@ -1,6 +1,6 @@
-"""`vision_ocr`: RapidOCR, the bundled default. Its models are in its wheel: nothing is ever downloaded.
+"""`vision_ocr`: RapidOCR, the bundled default. Its models are part of its wheel: nothing is ever downloaded.
 
-Gives lines of text with boxes and scores; takes no prompt.
+Returns lines of text with boxes and scores; takes no prompt.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field
 
-from bibwatch import images as pictures
 from bibwatch.domain.box import Box
 from bibwatch.errors import ConfigurationError, ModelError, one_line
+from bibwatch.images import resize, scaled_size, to_rgb, widen
 from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, OutputKind, Prediction, Runtime, TextLine
 
-_LEAST_SIDE = 32  # pixels; RapidOCR's own least is 30
+_MIN_SIDE = 32  # pixels; RapidOCR's own minimum is 30
 
 
 class VisionOcrOptions(ModelOptions):
-    """RapidOCR on the CPU with the PP-OCRv6 models of its wheel."""
+    """RapidOCR on the CPU, with the PP-OCRv6 models from its wheel."""
 
     output_kind: ClassVar[OutputKind] = OutputKind.LINES
 
@@ -62,7 +62,7 @@ class VisionOcr(Runtime[VisionOcrOptions]):
                 "Global.log_level": "critical",
                 "Global.use_cls": False,  # photos are upright; bibs are not upside down
                 "Global.text_score": self.options.min_score,
-                "Global.max_side_len": 4096,  # the size is set here, not there
+                "Global.max_side_len": 4096,  # images are already resized
                 "EngineConfig.onnxruntime.intra_op_num_threads": self.options.threads or -1,
             }
         )
@@ -70,15 +70,15 @@ class VisionOcr(Runtime[VisionOcrOptions]):
     def predict_batch(
         self, images: Iterable[Image.Image], prompt: str, *, constraint: Constraint | None = None
     ) -> Iterator[Prediction]:
-        del prompt  # an OCR is not asked, it reads
+        del prompt
         self.load()
         for image in images:
             start = time.perf_counter()
             try:
                 if constraint:
-                    raise ModelError("an OCR cannot constrain what it reads")
+                    raise ModelError("OCR does not support constraints")
                 lines, error = self._read(image), None
-            except Exception as exc:  # noqa: BLE001  # whatever the engine raises is this image's error, not the batch's
+            except Exception as exc:  # noqa: BLE001  # RapidOCR may raise anything
                 lines, error = (), ModelError(f"rapidocr: {one_line(exc)}")
             seconds = time.perf_counter() - start
             yield Prediction(lines=lines, finish_reason=FinishReason.STOP, device="cpu", seconds=seconds, error=error)
@@ -90,26 +90,26 @@ class VisionOcr(Runtime[VisionOcrOptions]):
         import numpy as np
 
         factor = min(self.options.enlarge, self.options.longest_side / max(image.size))
-        image = pictures.resize(pictures.to_rgb(image), pictures.scaled_size(image.size, factor))
-        # RapidOCR enlarges the short side to 736 pixels, and of a long thin picture the long one with it.
-        image = pictures.widen(image, max(_LEAST_SIDE, max(image.size) // 8))
+        image = resize(to_rgb(image), scaled_size(image.size, factor))
+        # RapidOCR enlarges the short side to 736 pixels, which would make a long thin image huge.
+        image = widen(image, max(_MIN_SIDE, max(image.size) // 8))
         found = self._ocr(np.asarray(image)[:, :, ::-1])  # RapidOCR takes BGR
         if found.txts is None:
             return ()
         return tuple(
-            TextLine(text, float(score), _upright_box(corners).scaled(1 / factor), _slope(corners))
+            TextLine(text, float(score), _bounding_box(corners).scaled(1 / factor), _slope(corners))
             for text, score, corners in zip(found.txts, found.scores, found.boxes, strict=True)
         )
 
 
-def _upright_box(corners: Any) -> Box:
-    """Enclose a tilted quadrilateral of shape (4, 2)."""
+def _bounding_box(corners: Any) -> Box:
+    """Return the box that encloses a quadrilateral of shape (4, 2)."""
     (x1, y1), (x2, y2) = corners.min(axis=0), corners.max(axis=0)
     return Box(float(x1), float(y1), float(x2), float(y2))
 
 
 def _slope(corners: Any) -> float | None:
-    """Return how far a tilted quadrilateral goes down for a pixel to the right; its corners go round from left top."""
-    left_above, right_above, right_below, left_below = corners
-    across, down = right_above + right_below - left_above - left_below
-    return float(down / across) if across > 0 else None
+    """Return a quadrilateral's slope in pixels down per pixel to the right; corners are clockwise from top left."""
+    top_left, top_right, bottom_right, bottom_left = corners
+    dx, dy = top_right + bottom_right - top_left - bottom_left
+    return float(dy / dx) if dx > 0 else None
