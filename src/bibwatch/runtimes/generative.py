@@ -42,7 +42,7 @@ class GenerativeOptions(ModelOptions):
         default=1.0,
         gt=0,
         le=1,
-        description="With a temperature: sample only from the likeliest tokens up to this sum.",
+        description="With a temperature: sample only from the likeliest tokens whose probabilities add up to this.",
     )
     seed: int | None = Field(default=None, ge=0, description="With a temperature: seed for repeatable sampling.")
     stop: tuple[str, ...] = Field(default=(), description="Texts at which the reply ends; they are left out of it.")
