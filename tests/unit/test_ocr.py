@@ -1,4 +1,4 @@
-"""`vision_ocr`, the real one: RapidOCR with the models of its wheel."""
+"""`vision_ocr` with the real RapidOCR and the models from its wheel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALL = VisionOcrOptions(threads=1, enlarge=1)
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[VisionOcr]:
-    """The bundled model, loaded once: it takes a second or two."""
+    """Load the bundled model once: it takes a second or two."""
     runtime = VisionOcr(VisionOcrOptions(threads=1))
     runtime.load()
     yield runtime
@@ -31,12 +31,12 @@ def runtime() -> Iterator[VisionOcr]:
 
 @pytest.fixture
 def engine(runtime: VisionOcr, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
-    """Put another engine in the place of RapidOCR's; it is called with what RapidOCR would be."""
+    """Replace RapidOCR's engine; the replacement is called with the same arguments."""
     return lambda replacement: monkeypatch.setattr(runtime, "_ocr", replacement)
 
 
 class Nothing:
-    """What RapidOCR returns for a picture without text."""
+    """What RapidOCR returns for an image without text."""
 
     txts = scores = boxes = None
 
@@ -64,12 +64,12 @@ def test_one_prediction_for_each_image_in_order(runtime: VisionOcr) -> None:
     assert all(each.device == "cpu" and each.seconds > 0 for each in predictions)
 
 
-def test_no_images_are_no_predictions(runtime: VisionOcr) -> None:
+def test_no_images_give_no_predictions(runtime: VisionOcr) -> None:
     assert predict(runtime) == []
 
 
-def test_images_are_taken_one_by_one(runtime: VisionOcr) -> None:
-    """The second is not even asked for before the first has its prediction: a batch need not be in memory."""
+def test_images_are_consumed_one_by_one(runtime: VisionOcr) -> None:
+    """The second is not consumed until the first has its prediction, so that a batch need not be in memory."""
     taken = []
 
     def images() -> Iterator[Image.Image]:
@@ -95,7 +95,7 @@ def test_the_prompt_changes_nothing(runtime: VisionOcr) -> None:
         *(pytest.param(m, marks=pytest.mark.heavy) for m in ("1", "LA", "P", "CMYK", "YCbCr", "I;16", "I", "F")),
     ],
 )
-def test_a_picture_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
+def test_an_image_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
     picture = drawing.photo(("4471",), size=(300, 300))
     if mode in {"I;16", "I", "F"}:
         picture = picture.convert("L").convert("I").point(lambda value: value * 257)
@@ -104,8 +104,8 @@ def test_a_picture_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
     assert mode == "1" or bibs(prediction, "4471") == {"4471"}  # dots of black and white are hard to read
 
 
-def test_transparent_parts_hide_nothing_and_show_nothing(runtime: VisionOcr) -> None:
-    """What cannot be seen is not read: the number's own pixels are there, but transparent."""
+def test_transparent_pixels_are_not_read(runtime: VisionOcr) -> None:
+    """The image has the pixels of a number, but they are transparent."""
     picture = drawing.photo(("4471",), size=(300, 300)).convert("RGBA")
     picture.putalpha(0)
     assert predict(runtime, picture)[0].lines == ()
@@ -119,7 +119,7 @@ def test_transparent_parts_hide_nothing_and_show_nothing(runtime: VisionOcr) -> 
         *(pytest.param(size, marks=pytest.mark.heavy) for size in ((1, 2), (64, 2), (3000, 3000), (4000, 400))),
     ],
 )
-def test_a_picture_of_any_size_has_a_prediction_without_error(runtime: VisionOcr, size: tuple[int, int]) -> None:
+def test_an_image_of_any_size_has_a_prediction_without_error(runtime: VisionOcr, size: tuple[int, int]) -> None:
     (prediction,) = predict(runtime, white(*size))
     assert prediction.error is None
     assert prediction.lines == ()
@@ -138,8 +138,8 @@ sys.exit(prediction.error and str(prediction.error))
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("size", [("3000", "2"), ("2", "3000"), ("33", "4000")])
-def test_a_long_thin_picture_takes_no_more_memory_than_a_photo(size: tuple[str, str]) -> None:
-    """In a process with 3 GiB of addresses: in this one it would be the end of the tests."""
+def test_a_long_thin_image_takes_no_more_memory_than_a_photo(size: tuple[str, str]) -> None:
+    """In a process limited to 3 GiB of address space, to protect this one."""
     done = subprocess.run([sys.executable, "-c", _THIN, *size], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -157,7 +157,7 @@ def test_a_long_thin_picture_takes_no_more_memory_than_a_photo(size: tuple[str, 
         ),
     ],
 )
-def test_drawn_photos_are_read_rightly(runtime: VisionOcr, bibs_drawn: tuple[str, ...]) -> None:
+def test_drawn_photos_are_read_correctly(runtime: VisionOcr, bibs_drawn: tuple[str, ...]) -> None:
     (prediction,) = predict(runtime, drawing.photo(bibs_drawn, size=(900, 600)))
     assert bibs(prediction, *bibs_drawn) == set(bibs_drawn)
     assert all(0.5 <= line.score <= 1.0001 for line in prediction.lines)
@@ -166,8 +166,8 @@ def test_drawn_photos_are_read_rightly(runtime: VisionOcr, bibs_drawn: tuple[str
 @pytest.mark.parametrize(
     "size", [(450, 300), *(pytest.param(s, marks=pytest.mark.heavy) for s in ((900, 600), (2400, 1600)))]
 )
-def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: VisionOcr, size: tuple[int, int]) -> None:
-    """Whatever it was enlarged or reduced to: the one runner's bib is in the middle, the banner is above."""
+def test_boxes_are_in_pixels_of_the_original_image(runtime: VisionOcr, size: tuple[int, int]) -> None:
+    """Even if it is enlarged or reduced. The runner's bib is in the middle, the banner above."""
     (prediction,) = predict(runtime, drawing.photo(("7345",), size=size))
     (line,) = [line for line in prediction.lines if line.text == "7345"]
     width, height = size
@@ -175,10 +175,10 @@ def test_boxes_are_in_pixels_of_the_picture_that_was_given(runtime: VisionOcr, s
     assert 0.4 * height < line.box.y1 < line.box.y2 < 0.8 * height
 
 
-def test_colours_are_given_as_the_engine_takes_them(
+def test_the_engine_gets_colours_in_its_order(
     runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None]
 ) -> None:
-    """Blue, green, red; a mistake here costs reads and no test of black on white finds it."""
+    """Blue, green, red; a mistake costs accuracy, and tests with black on white cannot find it."""
     seen = []
     engine(lambda pixels: (seen.append(pixels[0, 0].tolist()), Nothing)[1])
     predict(runtime, Image.new("RGB", (8, 8), (1, 2, 3)))
@@ -192,14 +192,12 @@ def test_colours_are_given_as_the_engine_takes_them(
         ((1000, 2500), (40, 100)),
         ((40, 20), (80, 40)),
         ((60, 30), (100, 50)),
-        ((4000, 100), (100, 32)),  # never thinner than the engine likes
+        ((4000, 100), (100, 32)),  # never narrower than the minimum
         ((1, 1), (32, 32)),
     ],
 )
-def test_pictures_are_brought_to_size(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], given: tuple[int, int]
-) -> None:
-    """To the longest side; small ones are enlarged, but not more than so often."""
+def test_images_are_resized(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], given: tuple[int, int]) -> None:
+    """To the longest side; small images are enlarged up to a maximum factor."""
     small = VisionOcr(VisionOcrOptions(longest_side=100, enlarge=2))
     shapes = []
     monkeypatch.setattr(small, "_ocr", lambda pixels: (shapes.append(pixels.shape), Nothing)[1])
@@ -211,7 +209,7 @@ def test_pictures_are_brought_to_size(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bad\n  shape"), ValueError(), MemoryError(), KeyError("x")])
-def test_whatever_the_engine_raises_is_the_error_of_that_image(
+def test_any_exception_of_the_engine_is_the_error_of_that_image(
     runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None], error: Exception
 ) -> None:
     calls = iter(range(9))
@@ -234,7 +232,7 @@ def test_whatever_the_engine_raises_is_the_error_of_that_image(
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_a_stop_is_no_error_of_an_image(
+def test_an_interrupt_is_not_an_image_error(
     runtime: VisionOcr, engine: Callable[[Callable[[Any], Any]], None], interrupt: type[BaseException]
 ) -> None:
     def stopped(_: Any) -> NoReturn:
@@ -248,7 +246,7 @@ def test_a_stop_is_no_error_of_an_image(
 # Loading and closing
 
 
-def test_making_one_loads_nothing() -> None:
+def test_creating_a_runtime_loads_nothing() -> None:
     assert VisionOcr(VisionOcrOptions())._ocr is None
 
 
@@ -258,8 +256,8 @@ def test_loading_twice_loads_once(runtime: VisionOcr) -> None:
     assert runtime._ocr is before
 
 
-def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
-    """And nothing is fetched from the network for it; see the next test."""
+def test_closing_twice_is_harmless_and_predicting_loads_again() -> None:
+    """Without the network; see the next test."""
     runtime = VisionOcr(_SMALL)
     runtime.close()
     runtime.load()
@@ -271,7 +269,7 @@ def test_closing_twice_does_no_harm_and_asking_loads_again() -> None:
 
 
 def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a finish line there is none."""
+    """There may be none at a finish line."""
 
     def refused(*_: object, **__: object) -> NoReturn:
         raise AssertionError("a socket was opened")
@@ -296,7 +294,7 @@ def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         VisionOcrOptions(name="mine", longest_side=999, enlarge=1.5, min_score=0, threads=3, batch_size=1),
     ],
 )
-def test_options_survive_json(options: VisionOcrOptions) -> None:
+def test_options_round_trip_through_json(options: VisionOcrOptions) -> None:
     assert VisionOcrOptions.model_validate_json(options.model_dump_json()) == options
 
 
@@ -314,16 +312,16 @@ def test_options_survive_json(options: VisionOcrOptions) -> None:
         {"prompt": "x"},
     ],
 )
-def test_options_that_cannot_be(wrong: dict[str, object]) -> None:
+def test_invalid_options(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         VisionOcrOptions(**wrong)
 
 
-def test_options_cannot_be_changed_behind_the_runtimes_back() -> None:
+def test_options_are_immutable() -> None:
     with pytest.raises(ValidationError):
         VisionOcrOptions().threads = 2  # type: ignore[misc]
 
 
-def test_the_model_has_a_name_of_its_own() -> None:
-    """It is recorded with each result, whatever the preset is called."""
+def test_the_model_name_is_not_the_preset_name() -> None:
+    """It is recorded with each result."""
     assert VisionOcrOptions(name="mine").model == VisionOcrOptions().model != "mine"
