@@ -101,7 +101,7 @@ def test_an_image_of_any_mode_is_read(runtime: VisionOcr, mode: str) -> None:
         picture = picture.convert("L").convert("I").point(lambda value: value * 257)
     (prediction,) = predict(runtime, picture.convert(mode) if mode != "I;16" else picture.convert("I;16"))
     assert prediction.error is None
-    assert mode == "1" or bibs(prediction, "4471") == {"4471"}  # dots of black and white are hard to read
+    assert mode == "1" or bibs(prediction, "4471") == {"4471"}  # dithered images are hard to read
 
 
 def test_transparent_pixels_are_not_read(runtime: VisionOcr) -> None:

@@ -42,8 +42,8 @@ from bibwatch.runtimes.tokens import tokens_of
 from bibwatch.testing import RuntimeConformance
 from servers import Answer, Asked, Server, chat, error, lm_studio, ollama, picture, transformers_serve
 
-_SECRET = "sk-never-to-be-seen"  # noqa: S105  # of nobody
-_PATIENCE = 30  # seconds until a test that waits for another thread gives up; it never takes as long when all is well
+_SECRET = "sk-never-to-be-seen"  # noqa: S105  # not a real key
+_PATIENCE = 30  # seconds until a test stops waiting for another thread
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ class TestContract(RuntimeConformance):
         return transformers_serve(cls.number(asked), asked.body["model"])
 
 
-# What is sent
+# Requests
 
 
 def test_the_request(server: Server, ask: Callable[..., list[Prediction]]) -> None:
@@ -246,7 +246,7 @@ def test_a_prediction_names_the_server_as_its_device(server: Server, api_url: st
     assert options(server, api_url=api_url).place == place
 
 
-# Several at once
+# Concurrency
 
 
 def test_predictions_are_in_order_whichever_reply_comes_first(
@@ -281,7 +281,7 @@ def test_exactly_concurrency_requests_are_in_flight(server: Server, ask: Callabl
         pair.wait()
         with lock:
             under_way -= 1
-        pair.wait()  # neither is answered, and so no third asked, before both have been counted out
+        pair.wait()  # neither gets a reply, so no third is sent, until both have been counted
         return chat("1")
 
     server.answer = answer
@@ -320,7 +320,7 @@ def test_short_answers_do_not_exceed_max_new_tokens(server: Server) -> None:
     assert server.asked[0].body["max_tokens"] == 2
 
 
-# What comes back
+# Replies
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the pauses, in seconds, which are recorded instead of waited for."""
     waited: list[float] = []
-    monkeypatch.undo()  # the pauses are the real ones
+    monkeypatch.undo()  # the real pauses
     monkeypatch.setattr(policy, "sleep_using_event", lambda _: waited.append)
     return waited
 
@@ -132,7 +132,7 @@ def assert_all_read(predictions: list[Prediction], images: int) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        None,  # hangs up
+        None,  # drops the connection
         error(500),
         error(502),
         error(503),
@@ -234,7 +234,7 @@ _PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
         "nan",
         "inf",
         _PAST,
-        "Sun, 06 Nov 2094 08:49:37",  # without a time zone: nobody knows when
+        "Sun, 06 Nov 2094 08:49:37",  # without a time zone
         "Sun, 06 Nov 99999999999999999999 08:49:37 GMT",
     ],
 )
@@ -260,7 +260,7 @@ def test_retry_after_is_respected(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
     "retry_after",
-    # With an id of its own: workers that run tests in parallel must agree on their names.
+    # With an explicit id: parallel workers must agree on test names.
     [str(_AGES), pytest.param(format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), id="tomorrow")],
 )
 def test_a_long_retry_after_is_not_waited_for(
@@ -346,11 +346,11 @@ def test_a_failed_server_loses_no_photo_and_cools_down(
     assert_all_read(predictions, 40)
     assert {each.device for each in predictions} == {other.place}
     before = server.posts
-    assert 1 <= before <= 8  # those that came before the first was known to have failed
+    assert 1 <= before <= 8  # those sent before the first failure was known
     for _ in range(3):
         clock.now += 31
         assert_all_read(ask(runtime, 10), 10)
-    assert server.posts == before + 3  # one each time it has rested
+    assert server.posts == before + 3  # one after each cooldown
     assert other.posts == 70
 
 
@@ -382,7 +382,7 @@ def test_a_recovering_server_gets_one_request_first(
         return numbered(asked)
 
     def others(asked: Asked) -> Answer:
-        if other.posts == 10:  # one of before, nine of ten now
+        if other.posts == 10:  # one from before, nine of ten now
             others_done.set()
         return numbered(asked)
 
@@ -427,7 +427,7 @@ def test_a_photo_rejected_by_one_server_is_sent_to_the_other(server: Server, oth
     server.answer, other.answer = lambda _: error(400), numbered
     runtime = remote(server, other, concurrency=1)
     assert_all_read(ask(runtime, 4), 4)
-    refused = server.posts  # before the first refusal was known to be its own
+    refused = server.posts  # before the server was known to be at fault
     assert refused >= 1
     assert_all_read(ask(runtime, 20), 20)
     assert (server.posts, other.posts) == (refused, 24)

@@ -104,7 +104,7 @@ def free_memory(device: str) -> None:
 def _cpu_supports_bfloat16() -> bool:
     from torch import cpu
 
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001  # there is no public API
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())  # noqa: SLF001  # no public API
 
 
 def _is_available(device: str) -> bool:

@@ -1,6 +1,6 @@
 """`vision_vllm`: a checkpoint in our own vLLM engine, for machines with a GPU but no server.
 
-vLLM runs the engine in a process of its own, which runs a main script again unless that is guarded by
+vLLM starts the engine in a process of its own, which imports the main script again: guard that with
 `if __name__ == "__main__":`. Knows vLLM. Does not know servers.
 """
 

@@ -48,7 +48,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         options = self.options
         servers = [self.server(address) for address in options.addresses]
         self._servers = Servers(servers, concurrency=options.concurrency, retries=options.retries)
-        # Twice the requests in flight, so that the next images are encoded meanwhile.
+        # Twice the requests in flight, to encode the next images in the meantime.
         self._workers = ThreadPoolExecutor(2 * self._max_in_flight, thread_name_prefix=f"bibwatch-{options.name}")
 
     def server(self, address: Address) -> ChatServer:

@@ -1,6 +1,6 @@
 """Faster attention over image patches, for CPUs that compute in bfloat16.
 
-On them, torch's kernel still multiplies in float32. Plain matrix products are at least twice as fast, as long as the
+There, torch's kernel still multiplies in float32: plain matrix products are at least twice as fast, as long as the
 scores fit in the processor's cache. Knows transformers' attention interface.
 """
 

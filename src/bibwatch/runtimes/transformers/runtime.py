@@ -163,7 +163,7 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         free_memory(loaded.device)
         if batch_size > 1:
             self._max_batch = batch_size // 2
-            log.warning("batch.halved", preset=self.options.name, device=loaded.device, pictures=self._max_batch)
+            log.warning("batch.halved", preset=self.options.name, device=loaded.device, batch_size=self._max_batch)
         elif loaded.fall_back(reason):
             self._max_batch = self.options.batch_size
         else:
