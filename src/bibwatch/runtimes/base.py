@@ -125,8 +125,8 @@ class CoordinateSpace:
     convention: BoxConvention
     width: int  # of the image passed to the runtime, in pixels
     height: int
-    sent: tuple[int, int]  # size in pixels sent to the model: reduced, or padded with white
-    model_size: tuple[int, int] | None = None  # size in pixels after the model's processor, if known
+    sent: tuple[int, int]  # size of the image sent to the model: reduced, or padded with white
+    model_size: tuple[int, int] | None = None  # size after resizing by the model's processor, if known
 
     def box(self, numbers: Iterable[float]) -> Box | None:
         """Return four numbers as a box in pixels of the image, clamped to it; None if they are not a box within it."""

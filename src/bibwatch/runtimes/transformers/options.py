@@ -21,7 +21,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 class TransformersModelType(StrEnum):
-    """The class of transformers that loads the checkpoint."""
+    """The transformers class that loads the checkpoint."""
 
     AUTOMODEL = "automodel"
     AUTOMODEL_VISION2SEQ = "automodel-vision2seq"  # removed in transformers 5; same as imagetexttotext
@@ -38,7 +38,7 @@ class TransformersPromptStyle(StrEnum):
 
 
 class VisionHfTransformersOptions(HubOptions):
-    """A checkpoint that transformers knows, on a GPU or the CPU."""
+    """A checkpoint that transformers supports, on a GPU or the CPU."""
 
     hardware_fields: ClassVar[frozenset[str]] = ModelOptions.hardware_fields | {
         "device", "device_fallback", "supported_devices", "compile",
@@ -52,7 +52,7 @@ class VisionHfTransformersOptions(HubOptions):
     kind: Literal["vision_hf_transformers"] = "vision_hf_transformers"
     transformers_model_type: TransformersModelType = Field(
         default=TransformersModelType.AUTOMODEL_IMAGETEXTTOTEXT,
-        description="Class of transformers that loads the checkpoint.",
+        description="The transformers class that loads the checkpoint.",
     )
     transformers_prompt_style: TransformersPromptStyle = Field(
         default=TransformersPromptStyle.CHAT,
