@@ -63,7 +63,7 @@ class VisionVllmOptions(HubOptions):
     kv_cache_gb: float | None = Field(
         default=None,
         gt=0,
-        description="Gigabytes for the KV cache; unset: what the model leaves of gpu_memory_utilization, or 2 on a CPU.",
+        description="Gigabytes of KV cache; unset: what the model leaves of gpu_memory_utilization, or 2 on a CPU.",
     )
     tensor_parallel_size: int = Field(default=1, ge=1, description="Number of GPUs to split the model across.")
     enforce_eager: bool = Field(
