@@ -1,4 +1,4 @@
-"""What the engines that read checkpoints share, and their options: no engine is needed for these."""
+"""What the engines for checkpoints share, and their options; no engine is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bibwatch.errors import ConfigurationError
 from bibwatch.runtimes import checkpoints
 from bibwatch.runtimes.devices import Dtype
 from bibwatch.runtimes.hub import HubOptions
-from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _spell_rope
+from bibwatch.runtimes.mlx import VisionMlx, VisionMlxOptions, _add_rope_theta
 from bibwatch.runtimes.transformers import VisionHfTransformers, VisionHfTransformersOptions
 
 IDEFICS = {"longest_edge": 1456, "shortest_edge": None}
@@ -29,7 +29,7 @@ def sized(**settings: Any) -> HubOptions:
 
 
 @given(st.binary(max_size=40))
-def test_the_texts_of_tokens_join_to_the_whole_text(data: bytes) -> None:
+def test_the_texts_of_tokens_join_to_the_full_text(data: bytes) -> None:
     def decode(ids: Any) -> str:
         return bytes(ids).decode(errors="replace")
 
@@ -38,7 +38,7 @@ def test_the_texts_of_tokens_join_to_the_whole_text(data: bytes) -> None:
     assert "".join(texts) == decode(data)
 
 
-def test_a_letter_of_several_tokens_belongs_to_its_last() -> None:
+def test_a_character_of_several_tokens_belongs_to_the_last() -> None:
     texts = checkpoints.token_texts(list("aé€".encode()), lambda ids: bytes(ids).decode(errors="replace"))
     assert texts == ["a", "", "é", "", "", "€"]
 
@@ -61,8 +61,8 @@ def test_tokens_of_a_tokenizer_that_strips_the_first_space_join_too(pieces: list
         ({"min_pixels": 10_000}, QWEN, {"shortest_edge": 10_000, "longest_edge": 1_003_520}),
     ],
 )
-def test_the_size_of_pictures(settings: dict[str, int], default: dict[str, Any], size: dict[str, int] | None) -> None:
-    assert checkpoints.picture_size(sized(**settings), default) == size
+def test_the_size_of_images(settings: dict[str, int], default: dict[str, Any], size: dict[str, int] | None) -> None:
+    assert checkpoints.image_size(sized(**settings), default) == size
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,14 @@ def test_the_size_of_pictures(settings: dict[str, int], default: dict[str, Any],
         ({"image_longest_edge": 768}, QWEN, "use min_pixels and max_pixels"),
         ({"image_longest_edge": 768}, FIXED, "use longest_side"),
         ({"max_pixels": 500_000}, IDEFICS, "use image_longest_edge or longest_side"),
-        ({"min_pixels": 2_000_000}, QWEN, "min_pixels 2000000 is over max_pixels 1003520"),
+        ({"min_pixels": 2_000_000}, QWEN, "min_pixels 2000000 is larger than max_pixels 1003520"),
     ],
 )
-def test_a_size_a_processor_does_not_know(settings: dict[str, int], default: dict[str, Any], said: str) -> None:
+def test_a_size_that_the_processor_does_not_support(
+    settings: dict[str, int], default: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        checkpoints.picture_size(sized(**settings), default)
+        checkpoints.image_size(sized(**settings), default)
 
 
 @pytest.mark.parametrize(
@@ -92,32 +94,30 @@ def test_a_size_a_processor_does_not_know(settings: dict[str, int], default: dic
         ),
     ],
 )
-def test_mlx_is_told_what_transformers_5_no_longer_writes(rope: dict[str, Any], added: dict[str, Any]) -> None:
+def test_rope_theta_that_transformers_5_omits_is_added_for_mlx(rope: dict[str, Any], added: dict[str, Any]) -> None:
     config = {"model_type": "x", "text_config": {"rope_parameters": rope}}
-    assert _spell_rope(config)
+    assert _add_rope_theta(config)
     assert config["text_config"] == {"rope_parameters": rope, **added}
-    assert not _spell_rope(config)
+    assert not _add_rope_theta(config)
 
 
 @pytest.mark.parametrize(
     "text", [{"rope_theta": 1e4}, {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, {}]
 )
-def test_and_nothing_else(text: dict[str, Any]) -> None:
+def test_other_configurations_are_unchanged(text: dict[str, Any]) -> None:
     config = {"text_config": dict(text)}
-    assert not _spell_rope(config)
+    assert not _add_rope_theta(config)
     assert config == {"text_config": text}
 
 
-def test_a_model_that_is_not_here_says_what_to_do_with_and_without_internet(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_error_for_a_missing_model_explains_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(ConfigurationError) as refused:
         checkpoints.folder(sized(repo_id="Qwen/Qwen2-VL-2B-Instruct", download_gb=4.42, revision="main"))
     said = str(refused.value)
     assert said.startswith(
-        f"preset x: Qwen/Qwen2-VL-2B-Instruct is no folder, and not in the Hugging Face cache {tmp_path}"
+        f"preset x: Qwen/Qwen2-VL-2B-Instruct is neither a folder nor in the Hugging Face cache {tmp_path}"
     )
     for word in (
         "HF_HOME",
@@ -131,7 +131,7 @@ def test_a_model_that_is_not_here_says_what_to_do_with_and_without_internet(
 
 
 def write_model(folder: Path, *files: str, **listed: list[str]) -> Path:
-    """Write the files of a model, empty but for the lists: of which weights are in which file."""
+    """Write the files of a model, all empty except the indexes of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         (folder / name).touch()
@@ -148,7 +148,7 @@ WHOLE: list[tuple[tuple[str, ...], dict[str, list[str]]]] = [
     ((CONFIG, "pytorch_model.bin"), {}),
     ((CONFIG, "weights.safetensors"), {}),
     ((CONFIG, *SHARDS), {"model_safetensors": SHARDS}),
-    ((CONFIG, *SHARDS), {}),  # mlx-vlm and vLLM need no list
+    ((CONFIG, *SHARDS), {}),  # mlx-vlm and vLLM need no index
     (("params.json", "consolidated.safetensors"), {}),
     ((CONFIG, "model.safetensors"), {"pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
     ((CONFIG, *SHARDS), {"model_safetensors": SHARDS, "pytorch_model.bin": ["pytorch_model-00001-of-00001.bin"]}),
@@ -157,19 +157,19 @@ HALF: list[tuple[tuple[str, ...], dict[str, list[str]], str]] = [
     ((), {}, CONFIG),
     (("model.safetensors",), {}, CONFIG),
     ((CONFIG, "tokenizer.json"), {}, "weights (*.safetensors, *.bin)"),
-    ((CONFIG, SHARDS[0]), {}, "weights (*.safetensors, *.bin)"),  # its list is still to come
+    ((CONFIG, SHARDS[0]), {}, "weights (*.safetensors, *.bin)"),  # without its index
     ((CONFIG, SHARDS[0]), {"model_safetensors": SHARDS}, SHARDS[1]),
     ((CONFIG, "training_args.bin"), {"model_safetensors": SHARDS}, SHARDS[0]),
-    ((CONFIG, *SHARDS, "model.safetensors.index.json"), {}, "a whole model.safetensors.index.json"),
+    ((CONFIG, *SHARDS, "model.safetensors.index.json"), {}, "complete model.safetensors.index.json"),
 ]
 
 
-class TestWholeModels:
-    """A folder that is named, and a download to the hub's cache."""
+class TestCompleteModels:
+    """In a local folder, and in the Hugging Face cache."""
 
     @pytest.fixture
     def snapshot(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-        """Return the folder of a snapshot of a/b in the hub's cache; it is still to be written."""
+        """Return the folder for a snapshot of a/b in the cache; it does not exist yet."""
         monkeypatch.delenv("HF_HUB_CACHE", raising=False)
         monkeypatch.setenv("HF_HOME", str(tmp_path))
         model = tmp_path / "hub" / "models--a--b"
@@ -178,71 +178,71 @@ class TestWholeModels:
         return model / "snapshots" / "c0ffee"
 
     @pytest.mark.parametrize(("files", "listed"), WHOLE)
-    def test_they_are_taken(
+    def test_a_complete_model_is_found(
         self, snapshot: Path, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]]
     ) -> None:
         folder = write_model(tmp_path / "named", *files, **listed)
         assert checkpoints.folder(sized(repo_id=str(folder))) == folder
         write_model(snapshot, *files, **listed)
         assert checkpoints.folder(sized()) == snapshot
-        assert sized().missing(extra="local") is None
+        assert sized().unavailable_reason(extra="local") is None
 
-    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
-    def test_a_download_that_was_interrupted_is_to_be_finished(
-        self, snapshot: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+    @pytest.mark.parametrize(("files", "listed", "missing"), HALF)
+    def test_an_interrupted_download_is_reported(
+        self, snapshot: Path, files: tuple[str, ...], listed: dict[str, list[str]], missing: str
     ) -> None:
         write_model(snapshot, *files, **listed)
-        said = f"the download of a/b is not finished, {snapshot} lacks {lacks}; run `hf download a/b` again"
-        assert sized().missing(extra="local") == said
+        said = f"the download of a/b is incomplete: {snapshot} has no {missing}; run `hf download a/b` again"
+        assert sized().unavailable_reason(extra="local") == said
         with pytest.raises(ConfigurationError) as refused:
             checkpoints.folder(sized())
         assert str(refused.value) == f"preset x: {said}"
 
-    @pytest.mark.parametrize(("files", "listed", "lacks"), HALF)
-    def test_so_is_a_copy(
-        self, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]], lacks: str
+    @pytest.mark.parametrize(("files", "listed", "missing"), HALF)
+    def test_an_incomplete_copy_is_reported(
+        self, tmp_path: Path, files: tuple[str, ...], listed: dict[str, list[str]], missing: str
     ) -> None:
         folder = write_model(tmp_path / "named", *files, **listed)
-        said = f"the folder {folder} lacks {lacks}; finish copying or downloading the model"
-        assert sized(repo_id=str(folder)).missing(extra="local") == said
+        said = f"the folder {folder} has no {missing}; finish copying or downloading the model"
+        assert sized(repo_id=str(folder)).unavailable_reason(extra="local") == said
 
-    def test_a_file_that_is_on_its_way_is_not_there(self, snapshot: Path) -> None:
+    def test_a_dangling_link_is_a_missing_file(self, snapshot: Path) -> None:
         write_model(snapshot, CONFIG)
         (snapshot / "model.safetensors").symlink_to(snapshot / "no-blob-yet")
-        assert "lacks weights" in str(sized().missing(extra="local"))
+        assert "has no weights" in str(sized().unavailable_reason(extra="local"))
 
 
 class TestTransformersOptions:
-    NOTED = {  # noqa: RUF012  # the design note's own fields and values
+    DOCUMENTED = {  # noqa: RUF012
         "repo_id": "ds4sd/SmolDocling-256M-preview", "trust_remote_code": False, "load_in_8bit": True,
         "llm_int8_threshold": 6.0, "quantized": False, "transformers_model_type": "automodel",
         "transformers_prompt_style": "chat", "torch_dtype": None, "supported_devices": ["cpu", "cuda", "mps"],
         "use_kv_cache": True, "max_new_tokens": 4096,
     }  # fmt: skip
 
-    def test_the_fields_of_the_design_note_are_all_taken(self) -> None:
-        taken = VisionHfTransformersOptions.model_validate({"kind": "vision_hf_transformers", **self.NOTED})
+    def test_all_documented_fields_are_accepted(self) -> None:
+        taken = VisionHfTransformersOptions.model_validate({"kind": "vision_hf_transformers", **self.DOCUMENTED})
         written = taken.model_dump(mode="json")
-        assert {key: written[key] for key in self.NOTED if key != "torch_dtype"} == {
-            key: value for key, value in self.NOTED.items() if key != "torch_dtype"
+        assert {key: written[key] for key in self.DOCUMENTED if key != "torch_dtype"} == {
+            key: value for key, value in self.DOCUMENTED.items() if key != "torch_dtype"
         }
         assert taken.dtype is Dtype.AUTO
 
-    def test_torch_dtype_is_another_name_of_dtype(self) -> None:
+    def test_torch_dtype_is_an_alias_of_dtype(self) -> None:
         for name in ("dtype", "torch_dtype"):
             options = VisionHfTransformersOptions.model_validate({"repo_id": "a/b", name: "bfloat16"})
             assert options.dtype is Dtype.BFLOAT16
         with pytest.raises(ValidationError):
             VisionHfTransformersOptions.model_validate({"repo_id": "a/b", "torch_dtype": "bfloat17"})
 
-    def test_where_it_runs_is_not_what_it_answers(self) -> None:
+    def test_the_device_does_not_change_the_identity(self) -> None:
         here = VisionHfTransformersOptions(repo_id="a/b")
         there = here.model_copy(update={"device": "cuda:1", "device_fallback": False, "supported_devices": ("cuda",)})
         assert here.identity() == there.identity()
         assert here.identity() != here.model_copy(update={"dtype": Dtype.BFLOAT16}).identity()
 
     @pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU", ""])
-    def test_a_device_nobody_knows_is_refused(self, device: str) -> None:
+    def test_an_unknown_device_is_rejected(self, device: str) -> None:
         with pytest.raises(ValidationError, match="device"):
             VisionHfTransformersOptions(repo_id="a/b", device=device)
 
@@ -255,7 +255,7 @@ class TestTransformersOptions:
     ],
     ids=["transformers", "mlx"],
 )
-def test_a_library_that_is_missing_says_how_to_install_it(
+def test_the_error_for_a_missing_library_explains_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: Any, library: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)

@@ -30,39 +30,39 @@ _MODEL = {
 # Which tests show what is done about it.
 _SHOWN_BY = {
     "ModelUnreachableError": (
-        "test_a_server_that_is_not_there",
-        "test_a_name_that_nobody_knows",
-        "test_a_server_that_speaks_no_tls",
+        "test_an_unreachable_server",
+        "test_an_unknown_host_name",
+        "test_a_server_without_tls",
     ),
     "ModelDisconnectedError": (
-        "test_a_reply_that_breaks_off_is_none",
+        "test_a_reply_that_breaks_off_is_an_error",
         "test_a_photo_that_breaks_connections_is_found_and_costs_nobody_anything_while_the_server_is_away",
     ),
     "ModelBusyError": (
-        "test_a_storm_of_refusals_costs_no_photo",
-        "test_nobody_waits_for_a_server_that_asks_for_too_long",
-        "test_a_busy_server_is_given_the_time_it_asks_for",
+        "test_many_refusals_lose_no_photo",
+        "test_a_long_retry_after_is_not_waited_for",
+        "test_retry_after_is_respected",
     ),
     "ModelTimeoutError": (
-        "test_a_server_that_is_silent_or_drips_is_given_up",
-        "test_when_one_hangs_the_other_answers",
+        "test_a_silent_or_dripping_server_times_out",
+        "test_when_one_server_hangs_the_other_replies",
     ),
     "ModelFaultError": (
-        "test_what_is_no_answer_is_a_typed_error_on_one_line",
+        "test_an_invalid_response_is_a_typed_error_on_one_line",
         "test_the_photo_that_a_server_fails_at_is_found_and_its_neighbours_cost_nothing",
     ),
     "ModelNotServedError": (
-        "test_a_key_that_is_refused_is_named_by_its_file",
+        "test_the_error_for_a_refused_key_names_its_file",
         "test_a_model_the_server_does_not_have",
-        "test_another_model_that_answers_is_not_the_one_that_was_asked",
+        "test_a_reply_from_another_model_is_an_error",
     ),
     "ModelRejectedError": (
-        "test_a_photo_that_one_server_refuses_is_taken_to_the_other",
+        "test_a_photo_rejected_by_one_server_is_sent_to_the_other",
         "test_a_refusal_costs_the_photo_an_attempt_if_the_probe_is_not_refused",
         "test_a_server_that_refuses_whatever_it_is_asked_costs_nothing",
     ),
-    "ModelReplyError": ("test_an_answer_may_have_as_many_tokens_as_were_allowed",),
-    "ModelTruncatedError": ("test_answers_that_were_cut_off_are_no_descriptions",),
+    "ModelReplyError": ("test_a_reply_may_not_exceed_max_new_tokens",),
+    "ModelTruncatedError": ("test_replies_that_were_cut_off_are_not_recorded",),
 }
 
 

@@ -1,4 +1,4 @@
-"""What every runtime that answers in batches does with its pictures, whatever the engine."""
+"""Image preparation in batch runtimes, independent of the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Options(GenerativeOptions):
 
 
 class Sizes(BatchRuntime[Options]):
-    """Says how large the pictures are that come to the engine."""
+    """Replies with the mode and size of each image."""
 
     options_type: ClassVar[type[ModelOptions]] = Options
 
@@ -34,21 +34,21 @@ class Sizes(BatchRuntime[Options]):
 
 
 def file(width: int, height: int = 64, *, cut: bool = False) -> Image.Image:
-    """Return a picture of which only the head has been read yet."""
+    """Return an image that is not decoded yet."""
     whole = io.BytesIO()
     Image.effect_noise((width, height), 80).save(whole, "JPEG")
     data = whole.getvalue()
     return Image.open(io.BytesIO(data[: len(data) // 2] if cut else data))
 
 
-def test_pictures_that_several_threads_make_ready_stay_in_order() -> None:
+def test_images_prepared_by_several_threads_stay_in_order() -> None:
     widths = [64 + 8 * number for number in range(40)]
     runtime = Sizes(Options(batch_size=16, longest_side=200))
     said = [each.text for each in runtime.predict_batch(map(file, widths), "")]
     assert said == [f"RGB {(min(width, 200), 64 if width <= 200 else round(64 * 200 / width))}" for width in widths]
 
 
-def test_a_picture_may_be_in_a_batch_often_and_a_broken_one_costs_no_other() -> None:
+def test_a_batch_may_repeat_an_image_and_a_broken_image_fails_alone() -> None:
     same, broken = file(2000, 2000), file(2000, 2000, cut=True)
     answers = list(Sizes(Options(batch_size=16)).predict_batch([same, same, broken, broken] * 3, ""))
     assert [each.text for each in answers if not each.error] == ["RGB (2000, 2000)"] * 6

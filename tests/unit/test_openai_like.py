@@ -1,4 +1,4 @@
-"""`vision_openailike_api` against a real HTTP server on this machine that answers well, badly or not at all."""
+"""`vision_openailike_api` with a real HTTP server on this machine that replies correctly, wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from bibwatch.errors import (
     ModelUnreachableError,
 )
 from bibwatch.runtimes.base import Constraint, FinishReason, Prediction, Token, Usage
-from bibwatch.runtimes.generative import FEW
+from bibwatch.runtimes.generative import SHORT_ANSWER_TOKENS
 from bibwatch.runtimes.openai import Address, VisionOpenAILikeApi, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.tokens import tokens_of
 from bibwatch.testing import RuntimeConformance
 from servers import Answer, Asked, Server, chat, error, lm_studio, ollama, picture, transformers_serve
 
-_SECRET = "sk-never-to-be-seen"  # noqa: S105  # of nobody
-_PATIENCE = 30  # seconds until a test that waits for another thread gives up; it never takes as long when all is well
+_SECRET = "sk-never-to-be-seen"  # noqa: S105  # not a real key
+_PATIENCE = 30  # seconds until a test stops waiting for another thread
 
 
 @pytest.fixture
 def ask(server: Server) -> Iterator[Callable[..., list[Prediction]]]:
-    """Ask the server about pictures and return the predictions."""
+    """Send images to the server and return the predictions."""
     made = []
 
     def ask(*images: Image.Image, constraint: Constraint | None = None, **changed: Any) -> list[Prediction]:
@@ -79,7 +79,7 @@ class TestContract(RuntimeConformance):
     @pytest.fixture(scope="class", params=["vllm", "ollama", "lm_studio", "transformers_serve"])
     @classmethod
     def unloaded(cls, request: pytest.FixtureRequest) -> Iterator[VisionOpenAILikeApi]:
-        """Give a runtime that asks one of these, each of which takes and tells other things."""
+        """Yield a runtime for each of these servers, which differ in requests and replies."""
         running = Server()
         match request.param:
             case "vllm":
@@ -99,12 +99,12 @@ class TestContract(RuntimeConformance):
 
     @staticmethod
     def number(asked: Asked) -> str:
-        """Return a number that comes from what the picture looks like."""
+        """Return a number that depends on the image's pixels."""
         return str(int(hashlib.sha256(asked.picture.tobytes()).hexdigest(), 16))[:4]
 
     @classmethod
     def vllm(cls, asked: Asked) -> Answer:
-        """Answer in the form that is asked for, with probabilities."""
+        """Reply in the requested format, with probabilities."""
         if "json" in asked.body.get("structured_outputs", {}):
             return chat('{"legible": "yes"}', model="smol")
         number = cls.number(asked)
@@ -113,22 +113,22 @@ class TestContract(RuntimeConformance):
 
     @classmethod
     def schema_or_number(cls, asked: Asked) -> str:
-        """Answer in the form that is asked for."""
+        """Reply in the requested format."""
         return '{"legible": "yes"}' if "response_format" in asked.body else cls.number(asked)
 
     @classmethod
     def transformers(cls, asked: Asked) -> Answer:
-        """Refuse the fields that it does not know yet."""
+        """Refuse unsupported fields."""
         if unknown := {"logprobs", "response_format"} & asked.body.keys():
             return Answer(json.dumps({"detail": f"Unsupported fields in the request: {unknown}"}).encode(), 422)
         return transformers_serve(cls.number(asked), asked.body["model"])
 
 
-# What is sent
+# Requests
 
 
 def test_the_request(server: Server, ask: Callable[..., list[Prediction]]) -> None:
-    """The picture first, then the question, the temperature always; a JPEG no larger than the model has use for."""
+    """The image before the prompt, and always a temperature; the JPEG is no larger than the model can use."""
     ask(Image.new("RGBA", (4000, 2000), "red"), longest_side=1000, max_new_tokens=77)
     (asked,) = server.asked
     assert (asked.method, asked.path) == ("POST", "/v1/chat/completions")
@@ -140,7 +140,7 @@ def test_the_request(server: Server, ask: Callable[..., list[Prediction]]) -> No
     assert "Authorization" not in asked.headers
 
 
-def test_the_picture_that_is_sent(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_the_image_that_is_sent(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     (prediction,) = ask(Image.new("RGBA", (4000, 2000), "red"), longest_side=1000)
     (asked,) = server.asked
     assert (asked.picture.format, asked.picture.size, asked.picture.mode) == ("JPEG", (1000, 500), "RGB")
@@ -149,7 +149,7 @@ def test_the_picture_that_is_sent(server: Server, ask: Callable[..., list[Predic
     assert prediction.coordinates.sent == (1000, 500)
 
 
-def test_jpeg_quality_is_what_it_says(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_jpeg_quality_is_applied(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     noise = Image.effect_noise((200, 200), 90)
     for quality in (30, 90):
         ask(noise, jpeg_quality=quality)
@@ -157,9 +157,7 @@ def test_jpeg_quality_is_what_it_says(server: Server, ask: Callable[..., list[Pr
     assert poor < good
 
 
-def test_only_what_is_wanted_is_sent_to_servers_that_may_not_know_it(
-    server: Server, ask: Callable[..., list[Prediction]]
-) -> None:
+def test_optional_fields_are_sent_only_if_set(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     ask(logprobs=False)
     ask(stop=("</doctag>",), skip_special_tokens=False, temperature=0.7, top_p=0.9, seed=0)
     plain, more = (asked.body for asked in server.asked)
@@ -175,8 +173,8 @@ def test_extra_body_comes_last(server: Server, ask: Callable[..., list[Predictio
 
 
 @pytest.mark.parametrize("taken", ["messages", "model", "stream"])
-def test_extra_body_may_not_replace_what_is_ours(server: Server, taken: str) -> None:
-    with pytest.raises(ValidationError, match=f"may not set {taken}"):
+def test_extra_body_cannot_set_reserved_fields(server: Server, taken: str) -> None:
+    with pytest.raises(ValidationError, match=f"cannot set {taken}"):
         options(server, extra_body={taken: "x"})
 
 
@@ -202,7 +200,7 @@ _SCHEMA = {"type": "object"}
         ("structured_outputs", Constraint(regex="[0-9]+"), {"structured_outputs": {"regex": "[0-9]+"}}),
     ],
 )
-def test_constraints_are_sent_in_the_words_of_the_server(
+def test_constraints_are_sent_in_the_format_of_the_server(
     server: Server,
     ask: Callable[..., list[Prediction]],
     structured: str,
@@ -214,9 +212,7 @@ def test_constraints_are_sent_in_the_words_of_the_server(
     assert {name: body[name] for name in body.keys() & {"response_format", "structured_outputs"}} == sent
 
 
-def test_a_pattern_that_cannot_be_sent_is_an_error_and_not_left_out(
-    server: Server, ask: Callable[..., list[Prediction]]
-) -> None:
+def test_an_unsupported_regular_expression_is_an_error(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     predictions = ask(picture(1), picture(2), constraint=Constraint(regex="[0-9]+"))
     assert [type(each.error) for each in predictions] == [ModelUnavailableError] * 2
     assert 'structured = "structured_outputs"' in str(predictions[0].error)
@@ -233,7 +229,7 @@ def test_a_pattern_that_cannot_be_sent_is_an_error_and_not_left_out(
         ("https://h/a/chat/completions?api-version=3", "https://h/a/chat/completions?api-version=3"),
     ],
 )
-def test_the_address_that_is_asked(api_url: str, asked: str) -> None:
+def test_the_url_of_the_request(api_url: str, asked: str) -> None:
     assert Address(api_url).endpoint("/chat/completions") == asked
 
 
@@ -250,11 +246,13 @@ def test_a_prediction_names_the_server_as_its_device(server: Server, api_url: st
     assert options(server, api_url=api_url).place == place
 
 
-# Several at once
+# Concurrency
 
 
-def test_answers_are_in_order_whichever_comes_first(server: Server, ask: Callable[..., list[Prediction]]) -> None:
-    """Each answer waits for that of the next picture, so the last comes first."""
+def test_predictions_are_in_order_whichever_reply_comes_first(
+    server: Server, ask: Callable[..., list[Prediction]]
+) -> None:
+    """Each reply waits for that of the next image, so the last comes first."""
     given = [threading.Event() for _ in range(5)]
     given[4].set()
 
@@ -269,8 +267,8 @@ def test_answers_are_in_order_whichever_comes_first(server: Server, ask: Callabl
     assert [each.text for each in predictions] == [f"picture {number}" for number in range(4)]
 
 
-def test_no_more_at_once_than_concurrency_and_no_fewer(server: Server, ask: Callable[..., list[Prediction]]) -> None:
-    """Two wait for each other; a third is never there."""
+def test_exactly_concurrency_requests_are_in_flight(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+    """Two wait for each other; there is never a third."""
     pair = threading.Barrier(2, timeout=_PATIENCE)
     lock = threading.Lock()
     under_way = most = 0
@@ -283,7 +281,7 @@ def test_no_more_at_once_than_concurrency_and_no_fewer(server: Server, ask: Call
         pair.wait()
         with lock:
             under_way -= 1
-        pair.wait()  # neither is answered, and so no third asked, before both have been counted out
+        pair.wait()  # neither gets a reply, so no third is sent, until both have been counted
         return chat("1")
 
     server.answer = answer
@@ -291,17 +289,17 @@ def test_no_more_at_once_than_concurrency_and_no_fewer(server: Server, ask: Call
     assert most == 2
 
 
-def test_one_that_fails_costs_its_neighbours_nothing(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_a_failed_image_does_not_affect_the_others(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     server.answer = lambda asked: error(400) if asked.number == 1 else chat(str(asked.number))
     before, failed, after = ask(*map(picture, range(3)))
     assert (before.text, after.text) == ("0", "2")
     assert isinstance(failed.error, ModelError)
     assert failed.text == ""
-    assert len(server.asked) == 3  # and is not asked again
+    assert len(server.asked) == 3  # and the request is not sent again
 
 
-def test_short_answers_are_those_of_the_thread_that_wants_them(server: Server) -> None:
-    """A warm-up must not cut off the answers about photos that other threads ask for meanwhile."""
+def test_short_answers_apply_to_the_calling_thread_only(server: Server) -> None:
+    """A warm-up must not cut off the replies to other threads, which may be reading photos."""
 
     def ask(runtime: VisionOpenAILikeApi) -> int:
         list(runtime.predict_batch([picture()], "?"))
@@ -311,18 +309,18 @@ def test_short_answers_are_those_of_the_thread_that_wants_them(server: Server) -
     with ThreadPoolExecutor(1) as other, VisionOpenAILikeApi(options(server, max_new_tokens=77)) as runtime:
         assert ask(runtime) == 77
         with runtime.short_answers():
-            assert ask(runtime) == FEW
+            assert ask(runtime) == SHORT_ANSWER_TOKENS
             assert other.submit(ask, runtime).result() == 77
         assert ask(runtime) == 77
 
 
-def test_short_answers_are_no_longer_than_others(server: Server) -> None:
+def test_short_answers_do_not_exceed_max_new_tokens(server: Server) -> None:
     with VisionOpenAILikeApi(options(server, max_new_tokens=2)) as runtime, runtime.short_answers():
         list(runtime.predict_batch([picture()], "?"))
     assert server.asked[0].body["max_tokens"] == 2
 
 
-# What comes back
+# Replies
 
 
 @pytest.mark.parametrize(
@@ -343,10 +341,8 @@ def test_why_the_model_stopped(
     assert prediction.device == server.place
 
 
-def test_a_reply_that_was_cut_off_before_it_began_is_one_that_was_cut_off(
-    server: Server, ask: Callable[..., list[Prediction]]
-) -> None:
-    """As of a model that thinks for too long."""
+def test_an_empty_reply_that_was_cut_off_is_not_an_error(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+    """As from a model that reasons for too long."""
     server.answer = lambda _: chat(None, "length")
     (prediction,) = ask()
     assert (prediction.text, prediction.finish_reason, prediction.error) == ("", FinishReason.LENGTH, None)
@@ -373,7 +369,7 @@ def listed(*tokens: tuple[str, float]) -> dict[str, Any]:
         (None, ()),
     ],
 )
-def test_tokens_are_believed_if_they_are_the_text(
+def test_tokens_are_kept_only_if_they_match_the_text(
     server: Server, ask: Callable[..., list[Prediction]], logprobs: Any, tokens: tuple[Token, ...]
 ) -> None:
     server.answer = lambda _: chat("1042", logprobs=logprobs)
@@ -382,7 +378,7 @@ def test_tokens_are_believed_if_they_are_the_text(
 
 
 @given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)), st.text(max_size=5))
-def test_tokens_are_the_text_or_none(texts: list[str], more: list[str], other: str) -> None:
+def test_tokens_match_the_text_or_are_empty(texts: list[str], more: list[str], other: str) -> None:
     whole = "".join(texts)
     tokens = [Token(text, -1.0) for text in texts + more]
     assert "".join(token.text for token in tokens_of(whole, tokens)) == whole
@@ -400,7 +396,7 @@ def test_the_replies_of_other_servers(
     assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=3), None)
 
 
-def test_what_a_model_thought_is_not_its_answer(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_reasoning_is_not_part_of_the_reply(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     server.answer = lambda _: chat("42", message={"role": "assistant", "content": "42", "reasoning": "1024?"})
     assert ask()[0].text == "42"
 
@@ -525,7 +521,7 @@ def test_the_errors_of_other_servers(
         ("/models/tiny", "/models/tiny"),
     ],
 )
-def test_a_server_may_name_the_model_more_exactly_or_not_at_all(
+def test_a_server_may_report_a_more_exact_model_name_or_none(
     server: Server, ask: Callable[..., list[Prediction]], asked: str, answered: str | None
 ) -> None:
     server.answer = lambda _: chat("42", model=answered)
@@ -544,20 +540,20 @@ def test_a_server_may_name_the_model_more_exactly_or_not_at_all(
         ("smol", "two\nlines " + "x" * 1_000_000),
     ],
 )
-def test_another_model_that_answers_is_not_the_one_that_was_asked(
+def test_a_reply_from_another_model_is_an_error(
     server: Server, ask: Callable[..., list[Prediction]], asked: str, answered: str
 ) -> None:
-    """Its numbers would stand in the database under a wrong name."""
+    """Its results would be recorded under the wrong name."""
     server.answer = lambda _: chat("42", model=answered)
     (prediction,) = ask(model_name=asked)
     assert type(prediction.error) is ModelNotServedError
-    assert f"answers, not {asked}; if that is the one you want, name it in model_name" in str(prediction.error)
+    assert f"replied, not {asked}; if that is the model you want, set model_name to it" in str(prediction.error)
     assert str(prediction.error).isprintable()
     assert len(str(prediction.error)) < 500
 
 
 @pytest.mark.parametrize(("written", "kind"), [(3, None), (4, None), (5, ModelReplyError)])
-def test_an_answer_may_have_as_many_tokens_as_were_allowed(
+def test_a_reply_may_not_exceed_max_new_tokens(
     server: Server, ask: Callable[..., list[Prediction]], written: int, kind: type[ModelError] | None
 ) -> None:
     server.answer = lambda _: chat("1024", completion_tokens=written)
@@ -566,7 +562,7 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         assert (prediction.usage, prediction.error) == (Usage(prompt_tokens=700, completion_tokens=written), None)
     else:
         assert (prediction.text, type(prediction.error)) == ("", kind)
-        assert "a reply of 5 tokens where 4 are allowed" in str(prediction.error)
+        assert "the reply has 5 tokens, more than the 4 allowed" in str(prediction.error)
 
 
 @pytest.mark.parametrize(
@@ -591,8 +587,8 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         (error(413), ModelRejectedError, "413: because"),
         (error(415), ModelRejectedError, "415: because"),
         (Answer(b'{"detail": [{"msg": "extra"}]}', 422), ModelRejectedError, "422: .*extra"),
-        (error(401), ModelNotServedError, r"wants a key: set api_key_file \(401\)"),
-        (error(403), ModelNotServedError, "wants a key"),
+        (error(401), ModelNotServedError, r"requires a key: set api_key_file \(401\)"),
+        (error(403), ModelNotServedError, "requires a key"),
         (error(405), ModelNotServedError, "is api_url right"),
         (Answer(b"", 307, {"Location": "https://elsewhere"}), ModelNotServedError, "307"),
         (error(429, "slow down"), ModelBusyError, "429: slow down"),
@@ -607,7 +603,7 @@ def test_an_answer_may_have_as_many_tokens_as_were_allowed(
         (None, ModelDisconnectedError, "broke"),
     ],
 )
-def test_what_is_no_answer_is_a_typed_error_on_one_line(
+def test_an_invalid_response_is_a_typed_error_on_one_line(
     server: Server, ask: Callable[..., list[Prediction]], answer: Answer | None, kind: type[ModelError], says: str
 ) -> None:
     server.answer = lambda _: answer
@@ -623,7 +619,7 @@ def test_what_is_no_answer_is_a_typed_error_on_one_line(
 
 @pytest.fixture(scope="module")
 def steady() -> Iterator[tuple[Server, VisionOpenAILikeApi]]:
-    """Start a server and a runtime that last for many questions."""
+    """Start a server and a runtime for many requests."""
     server = Server()
     with VisionOpenAILikeApi(options(server, longest_side=32)) as runtime:
         yield server, runtime
@@ -649,7 +645,7 @@ _STATUSES = [200, 200, 200, 307, 400, 401, 404, 408, 418, 422, 429, 500, 502, 50
     st.sampled_from(_STATUSES),
     st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=40),
 )
-def test_whatever_a_server_says_is_an_answer_or_a_typed_error(
+def test_any_response_is_a_reply_or_a_typed_error(
     steady: tuple[Server, VisionOpenAILikeApi], body: bytes, status: int, retry_after: str
 ) -> None:
     server, runtime = steady
@@ -657,7 +653,7 @@ def test_whatever_a_server_says_is_an_answer_or_a_typed_error(
     (prediction,) = runtime.predict_batch([picture()], "?")
     server.asked.clear()
     error = prediction.error
-    assert type(error) is not ModelError  # that is for what nobody has thought of
+    assert type(error) is not ModelError  # only unexpected errors have this type
     if error is None:
         assert prediction.text or prediction.finish_reason is FinishReason.LENGTH
     else:
@@ -667,7 +663,7 @@ def test_whatever_a_server_says_is_an_answer_or_a_typed_error(
         assert error.retry_after is None or error.retry_after >= 0
 
 
-def test_a_reply_that_breaks_off_is_none(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_a_reply_that_breaks_off_is_an_error(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     def broken_off() -> Iterator[bytes]:
         yield chat("42").body
         raise BrokenPipeError
@@ -678,7 +674,7 @@ def test_a_reply_that_breaks_off_is_none(server: Server, ask: Callable[..., list
     assert "broke" in str(prediction.error)
 
 
-def test_a_reply_without_end_is_given_up(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_an_endless_reply_is_aborted(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b" " * 1_000_000
@@ -686,14 +682,14 @@ def test_a_reply_without_end_is_given_up(server: Server, ask: Callable[..., list
     server.answer = lambda _: Answer(b"", 200, {"Content-Length": str(10**12)}, pieces=endless())
     (prediction,) = ask()
     assert type(prediction.error) is ModelFaultError
-    assert "a response of over 16000000 bytes" in str(prediction.error)
+    assert "the response is larger than 16000000 bytes" in str(prediction.error)
 
 
 @pytest.mark.parametrize("first", [b"", b" "])
-def test_a_server_that_is_silent_or_drips_is_given_up(
+def test_a_silent_or_dripping_server_times_out(
     server: Server, ask: Callable[..., list[Prediction]], first: bytes
 ) -> None:
-    """A drop every now and then is no answer: the time is for all of it."""
+    """The timeout is for the complete response, even if bytes keep arriving."""
 
     def drops() -> Iterator[bytes]:
         while not server.stopped.wait(0.01):
@@ -705,8 +701,8 @@ def test_a_server_that_is_silent_or_drips_is_given_up(
     assert "no complete response within timeout_seconds = 0.2" in str(prediction.error)
 
 
-def test_a_server_that_is_not_there(server: Server, ask: Callable[..., list[Prediction]]) -> None:
-    """It must not keep the daemon from starting, and costs no photo."""
+def test_an_unreachable_server(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+    """It must not prevent the daemon from starting, and loses no photo."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
@@ -717,7 +713,7 @@ def test_a_server_that_is_not_there(server: Server, ask: Callable[..., list[Pred
         assert "cannot be reached" in str(each.error)
 
 
-def test_a_name_that_nobody_knows(
+def test_an_unknown_host_name(
     server: Server, ask: Callable[..., list[Prediction]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(*_: object, **__: object) -> NoReturn:
@@ -729,7 +725,7 @@ def test_a_name_that_nobody_knows(
     assert "finish-gpu:8000 cannot be reached" in str(prediction.error)
 
 
-def test_a_server_that_speaks_no_tls(server: Server, ask: Callable[..., list[Prediction]]) -> None:
+def test_a_server_without_tls(server: Server, ask: Callable[..., list[Prediction]]) -> None:
     (prediction,) = ask(api_url=server.url.replace("http:", "https:"))
     assert type(prediction.error) is ModelUnreachableError
     assert "ca_file" not in str(prediction.error)
@@ -737,9 +733,9 @@ def test_a_server_that_speaks_no_tls(server: Server, ask: Callable[..., list[Pre
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Make a certificate for this machine that it signed itself; return its file and that of its key."""
+    """Create a self-signed certificate for this machine; return its file and that of its key."""
     if not shutil.which("openssl"):
-        pytest.skip("there is no openssl to make a certificate with")
+        pytest.skip("needs openssl")
     folder = tmp_path_factory.mktemp("tls")
     made, key = folder / "server.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=finish-gpu"]
@@ -757,9 +753,7 @@ def tls_server(certificate: tuple[Path, Path]) -> Iterator[Server]:
     running.stop()
 
 
-def test_a_certificate_that_nobody_signed_is_not_trusted(
-    tls_server: Server, ask: Callable[..., list[Prediction]]
-) -> None:
+def test_a_self_signed_certificate_is_not_trusted(tls_server: Server, ask: Callable[..., list[Prediction]]) -> None:
     (prediction,) = ask(api_url=tls_server.url)
     assert type(prediction.error) is ModelUnreachableError
     assert "set ca_file to the authority that signed it" in str(prediction.error)
@@ -805,7 +799,7 @@ def test_a_file_without_certificates_is_a_configuration_error(
         (Answer(b'{"data": [{"id": "qwen"}, {"id": "llava"}]}'), "has no model 'smol'; it lists: qwen, llava"),
         (Answer(b'{"data": []}'), "it lists: none"),
         (Answer(b"?"), "has no model 'smol' "),
-        (error(404), "has no model 'smol', or api_url is not the right one"),
+        (error(404), "has no model 'smol', or api_url is wrong"),
         (error(500), "has no model 'smol' "),
         (Answer(json.dumps({"data": [{"id": "two\nlines" * 1000}]}).encode()), "it lists: two lines"),
         (None, "has no model 'smol' "),
@@ -814,7 +808,7 @@ def test_a_file_without_certificates_is_a_configuration_error(
 def test_a_model_the_server_does_not_have(
     server: Server, ask: Callable[..., list[Prediction]], models: Answer | None, says: str
 ) -> None:
-    """It is not the photo's fault, and the message helps to find the right name."""
+    """The photo is not at fault, and the message lists the available names."""
     server.answer = lambda asked: models if asked.method == "GET" else error(404, "no such model")
     (prediction,) = ask()
     assert type(prediction.error) is ModelNotServedError
@@ -834,10 +828,10 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_key_is_sent_and_seen_nowhere(
+def test_the_key_is_sent_and_never_exposed(
     server: Server, key_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even where the server repeats it. It comes from a file in the folder that systemd names."""
+    """Not even if the server repeats it. It is loaded from systemd's credentials directory."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(key_file.parent))
     runtime = VisionOpenAILikeApi(options(server, api_key_file="${CREDENTIALS_DIRECTORY}/api-key"))
     seen = [repr(runtime.options), runtime.options.model_dump_json(), json.dumps(runtime.options.identity())]
@@ -868,13 +862,13 @@ def test_the_key_is_sent_and_seen_nowhere(
         lambda key: Answer(json.dumps({"data": [{"id": key}]}).encode(), 404),
     ],
 )
-def test_a_key_that_a_server_repeats_is_seen_nowhere(
+def test_a_key_that_a_server_repeats_is_never_exposed(
     server: Server,
     key_file: Path,
     repeats: Callable[[str], Answer],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not half of it either, nor what libraries log."""
+    """Not even part of it, nor in the logs of libraries."""
     server.answer = lambda asked: repeats(asked.headers["Authorization"].removeprefix("Bearer "))
     with caplog.at_level(logging.DEBUG), VisionOpenAILikeApi(options(server, api_key_file=key_file)) as runtime:
         (prediction,) = runtime.predict_batch([picture()], "?")
@@ -883,7 +877,7 @@ def test_a_key_that_a_server_repeats_is_seen_nowhere(
     assert _SECRET[:9] not in repr(prediction) + caplog.text
 
 
-def test_a_key_in_the_list_of_models_is_seen_nowhere(
+def test_a_key_in_the_list_of_models_is_masked(
     server: Server, ask: Callable[..., list[Prediction]], key_file: Path
 ) -> None:
     listed = Answer(json.dumps({"data": [{"id": _SECRET}]}).encode())
@@ -893,7 +887,7 @@ def test_a_key_in_the_list_of_models_is_seen_nowhere(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_refused_is_named_by_its_file(
+def test_the_error_for_a_refused_key_names_its_file(
     server: Server, ask: Callable[..., list[Prediction]], key_file: Path, status: int
 ) -> None:
     server.answer = lambda _: error(status)
@@ -925,13 +919,13 @@ def test_a_file_without_a_key_is_a_configuration_error(
 # The network
 
 
-def test_loading_asks_nobody(server: Server) -> None:
+def test_loading_sends_no_request(server: Server) -> None:
     with VisionOpenAILikeApi(options(server)):
         pass
     assert server.asked == []
 
 
-def test_a_proxy_is_not_asked_about_a_server_on_this_machine(
+def test_no_proxy_is_used_for_a_local_server(
     server: Server, ask: Callable[..., list[Prediction]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Server()
@@ -945,11 +939,11 @@ def test_a_proxy_is_not_asked_about_a_server_on_this_machine(
     assert here[0].error is there[0].error is None
 
 
-def test_only_a_server_on_this_machine_is_knocked_at(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_local_servers_are_contacted_for_the_obstacle(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert options(server).obstacle() is None
 
     def refused(*_: object, **__: object) -> NoReturn:
-        raise AssertionError("somebody was asked")
+        raise AssertionError("a server was contacted")
 
     monkeypatch.setattr(socket, "create_connection", refused)
     assert options(server, api_url="http://192.0.2.1/v1").obstacle() is None
@@ -970,7 +964,7 @@ def test_only_a_server_on_this_machine_is_knocked_at(server: Server, monkeypatch
         ({"api_url": "http://me:secret@h/v1"}, "api_key_file"),
         ({"api_url": ()}, "api_url"),
         ({"api_url": ("http://h/v1", "h")}, "not a URL"),
-        ({"api_url": ("http://h/v1", "http://h/v1")}, "named twice"),
+        ({"api_url": ("http://h/v1", "http://h/v1")}, "listed twice"),
         ({"retries": 11}, "retries"),
         ({"model_name": ""}, "model_name"),
         ({"concurrency": 0}, "concurrency"),
@@ -980,19 +974,19 @@ def test_only_a_server_on_this_machine_is_knocked_at(server: Server, monkeypatch
         ({"prompt": "x"}, "prompt"),
     ],
 )
-def test_options_that_cannot_be(server: Server, changed: dict[str, Any], says: str) -> None:
+def test_invalid_options(server: Server, changed: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         options(server, **changed)
 
 
 @pytest.mark.parametrize("api_url", ["http://xn--/v1", "http://ex·/v1", "http://h/\x01"])
-def test_an_address_that_is_none_after_all_is_a_configuration_error(server: Server, api_url: str) -> None:
+def test_an_address_that_fails_later_validation_is_a_configuration_error(server: Server, api_url: str) -> None:
     with pytest.raises(ConfigurationError, match="api_url"):
         VisionOpenAILikeApi(options(server, api_url=api_url)).load()
 
 
-def test_the_same_model_elsewhere_gives_the_same_answers(server: Server, key_file: Path) -> None:
-    """So results are not made again; of another model, or with other sampling, they are."""
+def test_the_server_does_not_change_the_identity(server: Server, key_file: Path) -> None:
+    """So photos are not read again; with another model or other sampling, they are."""
     here = options(server)
     elsewhere = options(server, api_url="https://h/v1", api_key_file=key_file, concurrency=64, timeout_seconds=5)
     assert here.identity() == elsewhere.identity()

@@ -1,4 +1,4 @@
-"""The built-in presets: each can be made, says what its model takes, and works with a stage or says why not."""
+"""The built-in presets: each is valid, has facts about its model, and works with a stage or has a reason why not."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ BUILT_IN = REGISTRY.presets
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_preset_tells_what_its_model_takes(name: str) -> None:
+def test_a_preset_has_the_facts_about_its_model(name: str) -> None:
     options = REGISTRY.model_options(name)
     assert options.name == name
     assert options.licence
-    assert options.longest_side, "no picture is sent larger than the model has any use for"
+    assert options.longest_side, "every preset limits the size of images"
     remote = options.kind == "vision_openailike_api"
     assert remote or (options.download_gb is not None and options.memory_gb is not None)
     assert type(options).model_validate_json(options.model_dump_json()) == options
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_preset_says_in_one_line_whether_it_can_run_here(name: str) -> None:
+def test_the_reason_why_a_preset_cannot_run_is_one_line(name: str) -> None:
     why_not = REGISTRY.model_options(name).obstacle()
     assert why_not is None or (why_not and "\n" not in why_not)
 
@@ -37,7 +37,7 @@ def test_rapidocr_runs_everywhere() -> None:
     assert REGISTRY.model_options("rapidocr").obstacle() is None
 
 
-# Which stages each preset can do. A new preset or stage has to be entered here.
+# The stages that each preset supports. Add new presets and stages here.
 DOCUMENTS = {"code_understanding", "table", "vision_convert"}
 ANY = {"bib_number", "picture_description", *DOCUMENTS}
 WORKS: dict[str, set[str]] = {
@@ -66,7 +66,7 @@ REFUSALS = {
 }
 
 
-def test_every_preset_and_stage_is_in_the_table() -> None:
+def test_the_table_has_every_preset_and_stage() -> None:
     assert sorted(WORKS) == REGISTRY.presets
     assert set(REGISTRY.stages) == ANY
 
@@ -81,15 +81,15 @@ def test_a_pair_that_works(preset: str, stage: str) -> None:
 @pytest.mark.parametrize(
     ("preset", "stage"), [(preset, stage) for preset in WORKS for stage in sorted(ANY - WORKS[preset])]
 )
-def test_a_pair_that_is_refused_in_one_line(preset: str, stage: str) -> None:
+def test_the_error_for_an_incompatible_pair_is_one_line(preset: str, stage: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         REGISTRY.stage(stage, preset)
     assert re.search(REFUSALS[preset.partition("-")[0]], str(caught.value))
     assert "\n" not in str(caught.value)
 
 
-def test_the_names_of_the_founding_documents() -> None:
-    """As written there; `_` and `-` are alike."""
+def test_names_with_underscores() -> None:
+    """`_` and `-` are equivalent."""
     for name in (
         *("qwen-inline-cpu", "qwen-inline-gpu", "smol-inline-cpu", "smol-inline-gpu"),
         *("qwen_vl_ollama", "smoldocling_lms", "smoldocling_mlx", "smoldocling_vllm", "granite_vision_lmstudio"),
@@ -98,13 +98,13 @@ def test_the_names_of_the_founding_documents() -> None:
         assert REGISTRY.model_options(name).name == name.replace("_", "-")
 
 
-def test_no_preset_points_anywhere_but_to_this_machine() -> None:
+def test_all_servers_of_presets_are_local() -> None:
     for name in BUILT_IN:
         url = getattr(REGISTRY.model_options(name), "api_url", "http://127.0.0.1")
         assert url.startswith("http://127.0.0.1"), name
 
 
-def test_smolvlm_is_not_asked_for_boxes_and_qwen_is() -> None:
+def test_only_qwen_is_prompted_for_boxes() -> None:
     for name in BUILT_IN:
         options = REGISTRY.model_options(name)
         if "smol" in name:
@@ -114,7 +114,7 @@ def test_smolvlm_is_not_asked_for_boxes_and_qwen_is() -> None:
     assert "bounding" not in REGISTRY.stage("bib_number", "smol-inline-cpu").options.question
 
 
-def test_smoldocling_is_asked_what_it_was_trained_on() -> None:
+def test_smoldocling_gets_the_prompt_it_was_trained_on() -> None:
     options = REGISTRY.stage("vision_convert", "smoldocling").options
     assert options.model_options.markup is Markup.DOCTAGS
     assert options.question == "Convert this page to docling."
@@ -122,7 +122,7 @@ def test_smoldocling_is_asked_what_it_was_trained_on() -> None:
     assert REGISTRY.stage("vision_convert", "granite-vision").options.model_interpreter_options.kind == "plain_text"
 
 
-def test_a_preset_of_ones_own_inherits() -> None:
+def test_a_custom_preset_inherits() -> None:
     tables = tomllib.loads("""
         [presets.my-qwen]
         base = "qwen-vllm"
@@ -140,7 +140,7 @@ def test_a_preset_of_ones_own_inherits() -> None:
     }
 
 
-def test_a_built_in_preset_is_changed_under_its_own_name() -> None:
+def test_a_built_in_preset_can_be_overridden() -> None:
     registry = Registry(presets={"rapidocr": {"base": "rapidocr", "longest_side": 1024}})
     assert registry.model_options("rapidocr").longest_side == 1024
     assert registry.model_options("rapidocr").licence == "Apache-2.0"
@@ -184,28 +184,28 @@ def test_an_interpreter_is_chosen_independently_of_the_runtime() -> None:
         ({"a-b": {"kind": "vision_ocr"}, "a_b": {"kind": "vision_ocr"}}, "are the same name"),
     ],
 )
-def test_a_preset_that_cannot_be(presets: dict[str, dict[str, object]], message: str) -> None:
+def test_an_invalid_preset(presets: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Registry(presets=presets).model_options("a")
     assert message in str(caught.value)
 
 
-def test_another_spelling_of_a_built_in_changes_it() -> None:
-    """BIBWATCH_PRESETS__QWEN_VLLM__API_URL has no way to write `-`."""
+def test_a_built_in_can_be_overridden_with_underscores() -> None:
+    """Environment variables such as BIBWATCH_PRESETS__QWEN_VLLM__API_URL cannot contain `-`."""
     registry = Registry(presets={"qwen_vllm": {"base": "qwen_vllm", "api_url": "http://gpu.local/v1"}})
     for name in ("qwen-vllm", "qwen_vllm"):
         assert registry.model_options(name).model_dump()["api_url"] == "http://gpu.local/v1"
     assert "qwen_vllm" not in registry.presets
 
 
-def test_what_is_said_of_a_model_does_not_hold_for_another() -> None:
+def test_facts_about_a_model_are_not_inherited_by_another() -> None:
     registry = Registry(presets={"mine": {"base": "qwen2.5-vl-3b", "repo_id": "me/mine"}})
     mine = registry.model_options("mine")
     assert (mine.licence, mine.download_gb, mine.memory_gb) == (None, None, None)
     assert mine.longest_side == registry.model_options("qwen2.5-vl-3b").longest_side
 
 
-def test_an_environment_variable_writes_lists_and_tables_as_json() -> None:
+def test_environment_variables_give_lists_and_tables_as_json() -> None:
     registry = Registry(
         presets={"mine": {"base": "qwen-vllm", "stop": '["END"]', "batch_size": "3"}},
         stages={"table": {"model_options": '{"kind":"vision_ocr","longest_side":"640"}', "labels": '["photo"]'}},
@@ -221,7 +221,7 @@ def test_a_stages_own_model_may_inherit() -> None:
     assert registry.stage_options("sheet", "qwen-vllm").model_options.longest_side == 640
 
 
-def test_interpreter_options_without_a_kind_are_for_the_one_that_fits() -> None:
+def test_interpreter_options_without_a_kind_apply_to_the_default_interpreter() -> None:
     registry = Registry(stages={"table": {"model_interpreter_options": {"header": False}}})
     for preset, kind in (("rapidocr", "table_lines"), ("qwen-vllm", "table_text")):
         chosen = registry.stage_options("table", preset).model_interpreter_options
@@ -238,7 +238,7 @@ def test_interpreter_options_without_a_kind_are_for_the_one_that_fits() -> None:
         ("table", {"heder": True}, "did you mean 'header'?"),
     ],
 )
-def test_an_interpreter_that_does_not_fit_is_refused(stage: str, interpreter: object, message: str) -> None:
+def test_an_incompatible_interpreter_is_rejected(stage: str, interpreter: object, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Registry(stages={stage: {"model_interpreter_options": interpreter}}).stage(stage, "rapidocr")
     assert message in str(caught.value)
@@ -255,7 +255,7 @@ def test_an_interpreter_that_does_not_fit_is_refused(stage: str, interpreter: ob
         ("code_understanding", "smol-mlx"),
     ],
 )
-def test_the_options_of_a_stage_survive_json(stage: str, preset: str) -> None:
+def test_stage_options_round_trip_through_json(stage: str, preset: str) -> None:
     options = REGISTRY.stage_options(stage, preset)
     again = REGISTRY.options(json.loads(options.model_dump_json()))
     assert again == options

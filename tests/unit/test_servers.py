@@ -1,4 +1,4 @@
-"""When a request is sent again, and to which of several servers: real HTTP servers, and a clock that stands still."""
+"""Retries and load balancing, with real HTTP servers and a clock that stands still."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from bibwatch.runtimes.openai import runtime as openai_runtime
 from bibwatch.runtimes.openai import servers as policy
 from servers import Answer, Asked, Server, chat, error, picture
 
-_PATIENCE = 30  # seconds until a test that waits for another thread gives up; it never takes as long when all is well
+_PATIENCE = 30  # seconds until a test stops waiting for another thread
 _AGES = 3600
 
 
 class Clock:
-    """Time as the servers' rests are measured in; it goes on when it is told to."""
+    """The clock for cooldowns; tests advance it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -48,7 +48,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let nobody wait for another try, and no server have rested enough."""
+    """Remove the pauses between retries, and stop the clock for cooldowns."""
     clock = Clock()
     monkeypatch.setattr(backoff, "time", clock)
     monkeypatch.setattr(policy, "_FIRST_PAUSE", 0.0)
@@ -57,9 +57,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the seconds that would have been waited."""
+    """Return the pauses, in seconds, which are recorded instead of waited for."""
     waited: list[float] = []
-    monkeypatch.undo()  # the pauses are the real ones
+    monkeypatch.undo()  # the real pauses
     monkeypatch.setattr(policy, "sleep_using_event", lambda _: waited.append)
     return waited
 
@@ -74,7 +74,7 @@ def other() -> Iterator[Server]:
 
 @pytest.fixture
 def absent() -> Iterator[Callable[[], str]]:
-    """Give URLs at which nobody answers, and nobody else can begin to."""
+    """Return a function that makes URLs of ports on which nothing listens."""
     taken = []
 
     def absent() -> str:
@@ -89,7 +89,7 @@ def absent() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def remote() -> Iterator[Callable[..., VisionOpenAILikeApi]]:
-    """Make a runtime that asks some servers, and close it afterwards."""
+    """Return a function that creates a runtime for some servers; close the runtimes afterwards."""
     made = []
 
     def remote(*servers: Server | str, **changed: Any) -> VisionOpenAILikeApi:
@@ -111,28 +111,28 @@ def ask(runtime: VisionOpenAILikeApi, images: int = 1) -> list[Prediction]:
 
 
 def numbered(asked: Asked) -> Answer:
-    """Answer with the picture's number."""
+    """Reply with the image's number."""
     return chat(str(asked.number))
 
 
 def in_turn(*answers: Answer | None) -> Callable[[Asked], Answer | None]:
-    """Give one answer after the other, and then good ones."""
+    """Return these responses in turn, then successful ones."""
     rest = iter(answers)
     return lambda asked: next(rest, numbered(asked))
 
 
 def assert_all_read(predictions: list[Prediction], images: int) -> None:
-    """All were answered, each got its own answer, in order."""
+    """Assert that each image has its own reply, in order."""
     assert [(each.text, each.error) for each in predictions] == [(str(number), None) for number in range(images)]
 
 
-# Another try at the same server
+# Retries at the same server
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        None,  # hangs up
+        None,  # drops the connection
         error(500),
         error(502),
         error(503),
@@ -144,10 +144,10 @@ def assert_all_read(predictions: list[Prediction], images: int) -> None:
         Answer(b"no gzip", 200, {"Content-Encoding": "gzip"}),
     ],
 )
-def test_what_may_pass_is_tried_again_with_the_very_same_request(
+def test_a_temporary_error_is_retried_with_the_same_request(
     server: Server, remote: Remote, first: Answer | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture is written as JPEG once, however often it is sent."""
+    """The image is encoded as JPEG only once."""
     written: list[str] = []
     write = openai_runtime._data_url
 
@@ -182,7 +182,7 @@ def test_what_may_pass_is_tried_again_with_the_very_same_request(
         (chat("1", completion_tokens=10_000), ModelReplyError),
     ],
 )
-def test_what_will_not_pass_is_not_tried_again(
+def test_a_permanent_error_is_not_retried(
     server: Server, remote: Remote, first: Answer, kind: type[ModelError]
 ) -> None:
     server.answer = lambda asked: first if server.posts == 1 else numbered(asked)
@@ -191,8 +191,8 @@ def test_what_will_not_pass_is_not_tried_again(
     assert server.posts == 1
 
 
-def test_a_server_that_hangs_is_not_asked_the_same_again(server: Server, remote: Remote) -> None:
-    """It had all the time there is; the next photo may ask it."""
+def test_a_request_that_timed_out_is_not_retried(server: Server, remote: Remote) -> None:
+    """It has used up the timeout; the next photo may try again."""
 
     def hang(_: Asked) -> None:
         server.stopped.wait(_PATIENCE)
@@ -204,16 +204,14 @@ def test_a_server_that_hangs_is_not_asked_the_same_again(server: Server, remote:
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_there_are_as_many_tries_as_the_options_say(server: Server, remote: Remote, retries: int) -> None:
+def test_the_number_of_retries_is_configurable(server: Server, remote: Remote, retries: int) -> None:
     server.answer = lambda _: error(500)
     (prediction,) = ask(remote(server, retries=retries))
     assert type(prediction.error) is ModelFaultError
     assert server.posts == 1 + retries
 
 
-def test_pauses_grow_up_to_a_limit_and_are_not_the_same_for_all(
-    server: Server, remote: Remote, pauses: list[float]
-) -> None:
+def test_pauses_grow_up_to_a_limit_with_jitter(server: Server, remote: Remote, pauses: list[float]) -> None:
     server.answer = lambda _: error(500)
     ask(remote(server, retries=7))
     longest = [0.25, 0.5, 1, 2, 4, 5, 5]
@@ -236,11 +234,11 @@ _PAST = "Sun, 06 Nov 1994 08:49:37 GMT"
         "nan",
         "inf",
         _PAST,
-        "Sun, 06 Nov 2094 08:49:37",  # without a time zone: nobody knows when
+        "Sun, 06 Nov 2094 08:49:37",  # without a time zone
         "Sun, 06 Nov 99999999999999999999 08:49:37 GMT",
     ],
 )
-def test_a_busy_server_that_does_not_say_how_long_is_asked_again_soon(
+def test_a_busy_server_without_retry_after_is_retried_soon(
     server: Server, remote: Remote, pauses: list[float], status: int, retry_after: str
 ) -> None:
     server.answer = in_turn(error(status, Retry_After=retry_after))
@@ -251,7 +249,7 @@ def test_a_busy_server_that_does_not_say_how_long_is_asked_again_soon(
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("seconds", [0.9, 2, 5])
-def test_a_busy_server_is_given_the_time_it_asks_for(
+def test_retry_after_is_respected(
     server: Server, remote: Remote, pauses: list[float], status: int, seconds: float
 ) -> None:
     server.answer = in_turn(error(status, Retry_After=str(seconds)))
@@ -262,13 +260,13 @@ def test_a_busy_server_is_given_the_time_it_asks_for(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
     "retry_after",
-    # With an id of its own: workers that run tests in parallel must agree on their names.
+    # With an explicit id: parallel workers must agree on test names.
     [str(_AGES), pytest.param(format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), id="tomorrow")],
 )
-def test_nobody_waits_for_a_server_that_asks_for_too_long(
+def test_a_long_retry_after_is_not_waited_for(
     server: Server, remote: Remote, pauses: list[float], status: int, retry_after: str
 ) -> None:
-    """The photo waits in the ledger; who keeps that learns for how long."""
+    """The photo waits in the ledger, for as long as the error says."""
     server.answer = lambda _: error(status, Retry_After=retry_after)
     (prediction,) = ask(remote(server))
     assert isinstance(prediction.error, ModelBusyError)
@@ -278,8 +276,8 @@ def test_nobody_waits_for_a_server_that_asks_for_too_long(
 
 
 @pytest.mark.parametrize("servers", [1, 2])
-def test_a_storm_of_refusals_costs_no_photo(server: Server, other: Server, remote: Remote, servers: int) -> None:
-    """Two of three requests are refused; who waits for another try keeps nobody from asking."""
+def test_many_refusals_lose_no_photo(server: Server, other: Server, remote: Remote, servers: int) -> None:
+    """Two of three requests are refused; those that wait for a retry do not block others."""
     lock = threading.Lock()
     came: Counter[int] = Counter()
 
@@ -299,8 +297,8 @@ def test_a_storm_of_refusals_costs_no_photo(server: Server, other: Server, remot
 # Several servers
 
 
-def test_the_least_busy_is_asked(server: Server, other: Server, remote: Remote) -> None:
-    """What the first has taken it keeps until all others have come to the second."""
+def test_the_least_busy_server_gets_the_request(server: Server, other: Server, remote: Remote) -> None:
+    """The first server holds its request until the second has received all others."""
     all_came = threading.Event()
 
     def count() -> None:
@@ -324,7 +322,7 @@ def test_the_least_busy_is_asked(server: Server, other: Server, remote: Remote) 
 
 
 def test_each_server_gets_as_many_requests_as_concurrency_allows(server: Server, other: Server, remote: Remote) -> None:
-    """Four wait for each other, and no server has more than two: so both have two."""
+    """Four requests wait for each other, at most two at a server: so each has two."""
     all_there = threading.Barrier(4, timeout=_PATIENCE)
 
     def answer(asked: Asked) -> Answer:
@@ -339,7 +337,7 @@ def test_each_server_gets_as_many_requests_as_concurrency_allows(server: Server,
 @pytest.mark.parametrize(
     "broken", [None, error(500), error(503), error(401), error(404), error(504), chat("1", model="another")]
 )
-def test_a_server_that_fails_costs_nothing_and_is_left_to_rest(
+def test_a_failed_server_loses_no_photo_and_cools_down(
     server: Server, other: Server, remote: Remote, clock: Clock, broken: Answer | None
 ) -> None:
     server.answer, other.answer = lambda _: broken, numbered
@@ -348,15 +346,15 @@ def test_a_server_that_fails_costs_nothing_and_is_left_to_rest(
     assert_all_read(predictions, 40)
     assert {each.device for each in predictions} == {other.place}
     before = server.posts
-    assert 1 <= before <= 8  # those that came before the first was known to have failed
+    assert 1 <= before <= 8  # those sent before the first failure was known
     for _ in range(3):
         clock.now += 31
         assert_all_read(ask(runtime, 10), 10)
-    assert server.posts == before + 3  # one each time it has rested
+    assert server.posts == before + 3  # one after each cooldown
     assert other.posts == 70
 
 
-def test_a_server_rests_longer_each_time_and_for_as_long_as_it_asks(
+def test_the_cooldown_grows_and_respects_retry_after(
     server: Server, other: Server, remote: Remote, clock: Clock
 ) -> None:
     other.answer = numbered
@@ -370,7 +368,7 @@ def test_a_server_rests_longer_each_time_and_for_as_long_as_it_asks(
     assert came == [1, 1, 2, 2, 3, 3, 3, 4]
 
 
-def test_a_server_that_is_back_is_tried_with_one_request_and_then_fully_used(
+def test_a_recovering_server_gets_one_request_first(
     server: Server, other: Server, remote: Remote, clock: Clock
 ) -> None:
     server.answer, other.answer = lambda _: None, numbered
@@ -384,7 +382,7 @@ def test_a_server_that_is_back_is_tried_with_one_request_and_then_fully_used(
         return numbered(asked)
 
     def others(asked: Asked) -> Answer:
-        if other.posts == 10:  # one of before, nine of ten now
+        if other.posts == 10:  # one from before, nine of ten now
             others_done.set()
         return numbered(asked)
 
@@ -402,7 +400,7 @@ def test_a_server_that_is_back_is_tried_with_one_request_and_then_fully_used(
     assert_all_read(ask(runtime, 8), 8)
 
 
-def test_when_one_hangs_the_other_answers(server: Server, other: Server, remote: Remote) -> None:
+def test_when_one_server_hangs_the_other_replies(server: Server, other: Server, remote: Remote) -> None:
     def hang(_: Asked) -> None:
         server.stopped.wait(_PATIENCE)
 
@@ -412,30 +410,30 @@ def test_when_one_hangs_the_other_answers(server: Server, other: Server, remote:
     assert (predictions[0].device, server.posts) == (other.place, 1)
 
 
-def test_one_that_is_not_there_costs_nothing(other: Server, remote: Remote, absent: Callable[[], str]) -> None:
+def test_an_unreachable_server_loses_no_photo(other: Server, remote: Remote, absent: Callable[[], str]) -> None:
     other.answer = numbered
     assert_all_read(ask(remote(absent(), other, retries=1), 40), 40)
 
 
-def test_if_none_is_there_the_photos_wait(remote: Remote, absent: Callable[[], str]) -> None:
+def test_without_any_server_the_photos_wait(remote: Remote, absent: Callable[[], str]) -> None:
     runtime = remote(absent(), absent(), retries=1)
     assert [type(each.error) for each in ask(runtime, 5)] == [ModelUnreachableError] * 5
     assert {each.device for each in ask(runtime)} == {runtime.options.place}
 
 
 @pytest.mark.usefixtures("clock")  # which stands still
-def test_a_photo_that_one_server_refuses_is_taken_to_the_other(server: Server, other: Server, remote: Remote) -> None:
-    """Whose fault it is shows there: a server that refuses what another answers is left to rest."""
+def test_a_photo_rejected_by_one_server_is_sent_to_the_other(server: Server, other: Server, remote: Remote) -> None:
+    """A server that rejects what another accepts is at fault, and cools down."""
     server.answer, other.answer = lambda _: error(400), numbered
     runtime = remote(server, other, concurrency=1)
     assert_all_read(ask(runtime, 4), 4)
-    refused = server.posts  # before the first refusal was known to be its own
+    refused = server.posts  # before the server was known to be at fault
     assert refused >= 1
     assert_all_read(ask(runtime, 20), 20)
     assert (server.posts, other.posts) == (refused, 24)
 
 
-def test_a_photo_that_all_servers_refuse_is_refused_and_they_are_well(
+def test_a_photo_rejected_by_all_servers_does_not_make_them_unhealthy(
     server: Server, other: Server, remote: Remote
 ) -> None:
     server.answer = other.answer = lambda _: error(400)
@@ -448,7 +446,7 @@ def test_a_photo_that_all_servers_refuse_is_refused_and_they_are_well(
 
 
 @pytest.mark.parametrize("never", [error(401), error(504), error(503, Retry_After=str(_AGES))])
-def test_one_that_will_not_answer_is_not_asked_again_in_place_of_one_that_may(
+def test_a_retry_goes_to_the_server_with_a_temporary_error(
     server: Server, other: Server, remote: Remote, never: Answer
 ) -> None:
     server.answer, other.answer = lambda _: never, in_turn(error(500))
@@ -456,10 +454,10 @@ def test_one_that_will_not_answer_is_not_asked_again_in_place_of_one_that_may(
     assert (server.posts, other.posts) == (1, 2)
 
 
-def test_if_both_are_ill_the_one_that_failed_less_is_asked(
+def test_with_two_failed_servers_the_one_with_fewer_failures_is_used(
     server: Server, other: Server, remote: Remote, clock: Clock
 ) -> None:
-    """A hiccup of the one must not send all photos to the other, which is dead."""
+    """One failure of a server must not send all photos to the other, which is down."""
     server.answer = lambda _: None
     runtime = remote(server, other, retries=1)
     for _ in range(3):
@@ -476,7 +474,7 @@ def test_if_both_are_ill_the_one_that_failed_less_is_asked(
 # Closing
 
 
-def test_closing_ends_the_wait_for_another_try(server: Server, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_the_wait_before_a_retry(server: Server, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "_FIRST_PAUSE", _AGES)
     monkeypatch.setattr(policy, "_LONGEST_PAUSE", _AGES)
     waits = threading.Event()
@@ -496,8 +494,8 @@ def test_closing_ends_the_wait_for_another_try(server: Server, remote: Remote, m
 
 
 @pytest.mark.parametrize("images", [1, 8])
-def test_closing_ends_the_wait_for_a_place(server: Server, remote: Remote, images: int) -> None:
-    """No photo is to blame for it, and none is asked about afterwards."""
+def test_closing_ends_the_wait_for_a_free_server(server: Server, remote: Remote, images: int) -> None:
+    """No photo is at fault, and no request is sent afterwards."""
     came, closed = threading.Event(), threading.Event()
 
     def hang_up_in_the_end(_: Asked) -> None:
@@ -511,7 +509,7 @@ def test_closing_ends_the_wait_for_a_place(server: Server, remote: Remote, image
     assert server.posts == 1
 
 
-def test_who_waits_for_a_place_need_not_wait_for_those_who_have_one(
+def test_closing_does_not_wait_for_requests_in_flight(
     server: Server, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came, waits = threading.Event(), threading.Event()
@@ -546,14 +544,14 @@ def test_who_waits_for_a_place_need_not_wait_for_those_who_have_one(
     servers.close()
     second.join(_PATIENCE)
     assert not second.is_alive()
-    assert any("closed meanwhile" in str(error) for error in errors)
+    assert any("have been closed" in str(error) for error in errors)
     server.stopped.set()
     first.join(_PATIENCE)
     assert not first.is_alive()
     assert server.posts == 1
 
 
-def test_a_photo_that_comes_while_the_runtime_closes_is_not_to_blame(server: Server, remote: Remote) -> None:
+def test_a_photo_sent_while_the_runtime_closes_is_not_at_fault(server: Server, remote: Remote) -> None:
     runtime = remote(server)
     runtime.load()
     assert runtime._workers is not None
@@ -566,7 +564,7 @@ def test_a_photo_that_comes_while_the_runtime_closes_is_not_to_blame(server: Ser
 def closed_while(
     runtime: VisionOpenAILikeApi, event: threading.Event, images: int, closed: threading.Event | None = None
 ) -> list[Prediction]:
-    """Ask in another thread, close the runtime as soon as something has happened, and return the predictions."""
+    """Predict in another thread, close the runtime after an event, and return the predictions."""
     predictions: list[Prediction] = []
     thread = threading.Thread(target=lambda: predictions.extend(ask(runtime, images)), daemon=True)
     thread.start()

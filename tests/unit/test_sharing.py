@@ -1,4 +1,4 @@
-"""Things made once for all who want the same."""
+"""Values that several users share."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from bibwatch.runtimes.transformers.sharing import Shared
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=30))
-def test_a_thing_lives_from_the_first_to_the_last_who_holds_it(steps: list[tuple[str, bool]]) -> None:
+def test_a_value_lives_from_its_first_acquire_to_its_last_release(steps: list[tuple[str, bool]]) -> None:
     shared: Shared[object] = Shared()
     holders: Counter[str] = Counter()
-    things: dict[str, object] = {}
+    values: dict[str, object] = {}
     for key, takes in steps:
         if takes:
-            thing = shared.take(key, object)
-            assert thing is things.setdefault(key, thing)
+            value = shared.acquire(key, object)
+            assert value is values.setdefault(key, value)
             holders[key] += 1
         elif holders[key]:
             holders[key] -= 1
-            last = shared.give_back(key)
-            assert last is (None if holders[key] else things.pop(key))
+            last = shared.release(key)
+            assert last is (None if holders[key] else values.pop(key))
 
 
-def test_what_cannot_be_made_is_not_kept() -> None:
+def test_a_value_that_cannot_be_created_is_not_kept() -> None:
     shared: Shared[int] = Shared()
     with pytest.raises(ZeroDivisionError):
-        shared.take("a", lambda: 1 // 0)
-    assert shared.take("a", lambda: 1) == 1
+        shared.acquire("a", lambda: 1 // 0)
+    assert shared.acquire("a", lambda: 1) == 1
 
 
-def test_threads_that_ask_at_once_get_the_same() -> None:
+def test_simultaneous_threads_share_one_value() -> None:
     shared: Shared[object] = Shared()
     together = Barrier(8)
 
     def take(_: int) -> object:
         together.wait()
-        return shared.take("a", object)
+        return shared.acquire("a", object)
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(map(id, list(threads.map(take, range(8)))))) == 1
-    assert [shared.give_back("a") is None for _ in range(8)] == [True] * 7 + [False]
+    assert [shared.release("a") is None for _ in range(8)] == [True] * 7 + [False]

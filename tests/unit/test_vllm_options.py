@@ -1,4 +1,4 @@
-"""Options of `vision_vllm`, and what is said where vLLM is not installed. What it answers: tests/with_vllm."""
+"""Options of `vision_vllm`, and errors without vLLM. tests/with_vllm has the tests of predictions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def options(**changed: Any) -> VisionVllmOptions:
         {"gpu_memory_utilization": 0.5, "tensor_parallel_size": 2, "enforce_eager": True, "image_longest_edge": 1536},
     ],
 )
-def test_options_survive_json(changed: dict[str, Any]) -> None:
+def test_options_round_trip_through_json(changed: dict[str, Any]) -> None:
     made = options(**changed)
     assert VisionVllmOptions.model_validate_json(made.model_dump_json()) == made
 
 
-def test_the_founding_notes_name_for_dtype_is_taken() -> None:
+def test_torch_dtype_is_an_alias_of_dtype() -> None:
     assert options(torch_dtype="float16").dtype is Dtype.FLOAT16
 
 
@@ -50,18 +50,18 @@ def test_the_founding_notes_name_for_dtype_is_taken() -> None:
         {"prompt": "x"},
     ],
 )
-def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
+def test_invalid_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         options(**wrong)
 
 
-def test_the_same_model_on_other_hardware_gives_the_same_answers() -> None:
-    """So results are not made again; in another precision they are."""
+def test_the_hardware_does_not_change_the_identity() -> None:
+    """So photos are not read again; in another precision they are."""
     here, there = options(), options(gpu_memory_utilization=0.5, kv_cache_gb=1, tensor_parallel_size=4, batch_size=99)
     assert here.identity() == there.identity() != options(dtype="float32").identity()
 
 
-def test_without_vllm_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_vllm_explains_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     made = options(repo_id=str(tmp_path))
     assert made.obstacle() == "vllm not installed: pip install 'bibwatch[vllm]'"

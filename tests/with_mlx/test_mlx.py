@@ -1,4 +1,4 @@
-"""`vision_mlx`, run for real on a tiny model with random weights, and beside transformers."""
+"""`vision_mlx`, run on a tiny model with random weights, and compared to transformers."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class TestVisionMlx(RuntimeConformance):
         return VisionMlx(options(tiny_vlm, batch_size=2))
 
 
-class TestBesideTransformers:
+class TestSameAsTransformers:
     @pytest.mark.parametrize("settings", [{}, {"image_longest_edge": 128}], ids=str)
-    def test_they_say_the_same(self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]) -> None:
+    def test_replies_are_equal(self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]) -> None:
         ours = predict(tiny_vlm, pictures, **settings)
         theirs = predict_with_transformers(tiny_vlm, pictures, **settings)
         assert [answer.text for answer in ours] == [answer.text for answer in theirs]
@@ -72,10 +72,10 @@ class TestBesideTransformers:
             assert one.finish_reason is other.finish_reason is FinishReason.LENGTH
             assert [token.logprob for token in one.tokens] == pytest.approx(
                 [token.logprob for token in other.tokens],
-                abs=0.05,  # they resize the picture a little differently
+                abs=0.05,  # they resize images slightly differently
             )
 
-    def test_neither_spoils_the_other(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_they_do_not_affect_each_other(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         texts = [
             [answer.text for answer in run(tiny_vlm, pictures)]
             for run in (predict, predict_with_transformers, predict, predict_with_transformers)
@@ -85,7 +85,7 @@ class TestBesideTransformers:
     def test_each_keeps_its_own_processor(self, tiny_vlm: Path) -> None:
         from transformers import AutoProcessor
 
-        for _ in range(2):  # the second time mlx-vlm's module is there already, and patches nothing
+        for _ in range(2):  # the second time, mlx-vlm's module is already imported and patches nothing
             with VisionMlx(options(tiny_vlm)) as runtime:
                 assert type(runtime._processor).__module__.startswith("mlx_vlm.")
             assert type(AutoProcessor.from_pretrained(tiny_vlm)).__module__.startswith("transformers.")
@@ -93,14 +93,14 @@ class TestBesideTransformers:
 
 @pytest.fixture
 def saved_by_transformers_5(tiny_vlm: Path, other_vlm: Callable[..., Path]) -> Path:
-    """The tiny model as transformers 5 itself would have saved it: `rope_theta` in `rope_parameters` only."""
+    """Return the tiny model as transformers 5 saves it: with `rope_theta` only in `rope_parameters`."""
     text = json.loads((tiny_vlm / "config.json").read_text())["text_config"]
     assert text["rope_parameters"]["rope_theta"] == text.pop("rope_theta")
     return other_vlm("config.json", text_config=text)
 
 
 class TestRopeTheta:
-    def test_a_checkpoint_saved_by_transformers_5_is_read_as_it_was_meant(
+    def test_a_checkpoint_saved_by_transformers_5_loads_correctly(
         self, saved_by_transformers_5: Path, pictures: list[Image.Image]
     ) -> None:
         saved = saved_by_transformers_5
@@ -109,8 +109,8 @@ class TestRopeTheta:
         assert texts == [answer.text for answer in predict_with_transformers(saved, pictures)]
         assert (saved / "config.json").read_bytes() == before
 
-    def test_the_trap_is_there(self, saved_by_transformers_5: Path) -> None:
-        """Fails when mlx-vlm reads `rope_parameters` itself: then our own reading of it can go."""
+    def test_the_workaround_is_still_needed(self, saved_by_transformers_5: Path) -> None:
+        """Fails once mlx-vlm supports `rope_parameters`: then remove our workaround."""
         import mlx_vlm
 
         from bibwatch.runtimes.mlx import _mlx_processors
@@ -121,7 +121,7 @@ class TestRopeTheta:
 
 
 class TestAnswers:
-    def test_an_answer_that_ends_says_so(
+    def test_the_finish_reason_of_a_finished_reply(
         self, tiny_vlm: Path, other_vlm: Callable[..., Path], pictures: list[Image.Image]
     ) -> None:
         (whole,) = predict(tiny_vlm, pictures[:1])
@@ -146,7 +146,7 @@ class TestAnswers:
         model = other_vlm("generation_config.json", do_sample=True, temperature=1.5, top_p=0.9, top_k=50)
         assert [a.text for a in predict(model, pictures)] == [a.text for a in predict(tiny_vlm, pictures)]
 
-    def test_a_form_is_kept(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_replies_match_the_constraint(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         digits = Constraint(regex="[0-9]|[a-z]{2,9}")
         with VisionMlx(options(tiny_vlm)) as runtime:
             answers = list(runtime.predict_batch(pictures, PROMPT, constraint=digits))
@@ -156,7 +156,7 @@ class TestAnswers:
             assert re.fullmatch("[0-9]|[a-z]{2,9}", answer.text)
         assert free == [answer.text for answer in predict(tiny_vlm, pictures)]
 
-    def test_without_the_library_the_image_is_not_to_blame(
+    def test_without_the_library_the_error_is_not_the_images(
         self, tiny_vlm: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "llguidance.hf", None)
@@ -165,7 +165,7 @@ class TestAnswers:
         assert isinstance(answer.error, ModelUnavailableError)
         assert str(answer.error).endswith("pip install 'bibwatch[mlx]'")
 
-    def test_the_same_seed_gives_the_same_answer(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_the_same_seed_gives_the_same_reply(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         def drawn(**settings: Any) -> list[str]:
             return [answer.text for answer in predict(tiny_vlm, pictures, temperature=1.5, **settings)]
 
@@ -175,12 +175,12 @@ class TestAnswers:
 
 
 class TestLoading:
-    def test_a_model_that_is_not_here_says_how_to_get_it(self) -> None:
+    def test_the_error_for_a_missing_model_explains_how_to_get_it(self) -> None:
         absent = VisionMlxOptions(name="far", repo_id="mlx-community/no-such-model-4bit")
         with pytest.raises(ConfigurationError, match="hf download mlx-community/no-such-model-4bit"):
             VisionMlx(absent).load()
 
-    def test_an_unknown_model_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+    def test_the_error_for_an_unknown_model_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm("config.json", model_type="no_such_model")
         with pytest.raises(ConfigurationError) as refused:
             VisionMlx(options(model)).load()
@@ -190,11 +190,11 @@ class TestLoading:
     def test_a_checkpoint_without_a_chat_template_is_refused(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm()
         (model / "chat_template.jinja").unlink()
-        with pytest.raises(ConfigurationError, match="without a chat template"):
+        with pytest.raises(ConfigurationError, match="has no chat template"):
             VisionMlx(options(model)).load()
 
 
-def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+def test_a_reply_ends_at_a_stop_text(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
     (whole,) = predict(tiny_vlm, pictures[:1])
     stop = whole.text[4:6]
     (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])
@@ -202,25 +202,27 @@ def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Imag
     assert cut.finish_reason is FinishReason.STOP
 
 
-class TestModelsThatReallyRead:
+class TestTrainedModels:
     @pytest.mark.parametrize("checkpoint", BOTH, ids=lambda folder: folder.name)
-    def test_they_say_the_same_as_in_transformers(self, checkpoint: Path) -> None:
+    def test_replies_equal_those_of_transformers(self, checkpoint: Path) -> None:
         numbers = bibs(48)
         said = [each.text for each in predict(checkpoint, pictures_of(numbers))]
         assert said == [each.text for each in predict_with_transformers(checkpoint, pictures_of(numbers))]
         assert sum(text == reply(bib) for text, bib in zip(said, numbers, strict=True)) >= 44
 
     @pytest.mark.parametrize("checkpoint", BOTH, ids=lambda folder: folder.name)
-    def test_and_doubt_the_same_when_both_compute_alike(self, checkpoint: Path, tmp_path: Path) -> None:
-        """MLX computes in the checkpoint's own precision. That one is also as transformers 5 itself saves it."""
+    def test_probabilities_equal_those_of_transformers_in_the_same_precision(
+        self, checkpoint: Path, tmp_path: Path
+    ) -> None:
+        """MLX computes in the checkpoint's precision. The checkpoint is saved by transformers 5."""
         saved = save_by_transformers_5(checkpoint, tmp_path / "saved")
         ours, theirs = (run(saved, pictures_of(UNTAUGHT)) for run in (predict, predict_with_transformers))
         assert [answer.text for answer in ours] == [answer.text for answer in theirs]
         for one, other in zip(ours, theirs, strict=True):
             assert logprobs(one) == pytest.approx(logprobs(other), abs=0.02)
 
-    def test_the_size_of_qwens_pictures_is_kept_to(self, tmp_path: Path) -> None:
-        """Which mlx-vlm has other names for."""
+    def test_the_image_size_of_qwen_is_applied(self, tmp_path: Path) -> None:
+        """mlx-vlm uses other names for it."""
         saved = save_by_transformers_5(QWEN2VL, tmp_path / "saved")
         numbers = pictures_of(bibs(12))
         area = {"min_pixels": 1500, "max_pixels": 2304}
@@ -228,8 +230,8 @@ class TestModelsThatReallyRead:
         assert said == [each.text for each in predict_with_transformers(saved, numbers, **area)]
         assert said != [each.text for each in predict(saved, numbers)]
 
-    def test_qwens_picture_comes_before_the_question(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As in all other engines. mlx-vlm itself has it the other way round."""
+    def test_the_image_comes_before_the_prompt_in_qwen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in all other engines; mlx-vlm's default is the opposite."""
         asked: list[str] = []
 
         def generated(_model: Any, _processor: Any, text: str, **_settings: Any) -> list[Any]:
@@ -240,8 +242,8 @@ class TestModelsThatReallyRead:
         predict(QWEN2VL, pictures_of(bibs(1)))
         assert f"<|vision_end|>{PROMPT}" in asked[0]
 
-    def test_the_trap_is_there(self, tmp_path: Path) -> None:
-        """Fails when mlx-vlm reads a nested Qwen2-VL itself: then our own reading of it can go."""
+    def test_the_workaround_is_still_needed(self, tmp_path: Path) -> None:
+        """Fails once mlx-vlm supports a nested Qwen2-VL: then remove our workaround."""
         import mlx_vlm
 
         from bibwatch.runtimes.mlx import _mlx_processors
@@ -251,7 +253,7 @@ class TestModelsThatReallyRead:
 
 
 def save_by_transformers_5(checkpoint: Path, folder: Path) -> Path:
-    """Save a checkpoint anew in single precision."""
+    """Save a copy of a checkpoint in single precision."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

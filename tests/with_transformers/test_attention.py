@@ -1,4 +1,4 @@
-"""Attention over patches, on a CPU that computes in bfloat16: the same as torch's own."""
+"""Attention over patches on a CPU in bfloat16: the same as torch's own."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def torchs_own(query: Any, key: Any, value: Any, scaling: float, **how: Any) -> 
 
 @settings(deadline=None)
 @given(counts, counts, st.integers(1, 40), st.integers(1, 2000), st.integers(0, 99))
-def test_it_is_torchs_own(pictures: int, heads: int, number: int, at_once: int, seed: int) -> None:
+def test_it_equals_torchs_attention(pictures: int, heads: int, number: int, at_once: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(pictures, heads, number, 8, generator=generator) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_SCORES", at_once)
+        patch.setattr(attention, "_MAX_SCORES", at_once)
         found, _ = attention.attend(MODULE, *tensors, None, scaling=0.3, is_causal=False)
     torch.testing.assert_close(found, torchs_own(*tensors, 0.3))
 
 
-def test_what_is_not_so_plain_is_left_to_torch() -> None:
+def test_other_cases_are_left_to_torch() -> None:
     tensors = [torch.randn(2, 3, 7, 8) for _ in range(3)]
     mask = torch.rand(2, 1, 7, 7) > 0.2
     found, _ = attention.attend(MODULE, *tensors, mask, scaling=0.3, is_causal=False)
@@ -46,7 +46,7 @@ def test_what_is_not_so_plain_is_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "taken"), [("bfloat16", "bibwatch_patches"), ("float32", "sdpa")])
-def test_it_is_for_the_picture_in_bfloat16_alone(tiny_vlm: Path, dtype: str, taken: str) -> None:
+def test_only_the_vision_model_in_bfloat16_uses_it(tiny_vlm: Path, dtype: str, taken: str) -> None:
     options = VisionHfTransformersOptions(name="x", repo_id=str(tiny_vlm), device="cpu", dtype=dtype)
     with VisionHfTransformers(options) as runtime:
         assert runtime.loaded

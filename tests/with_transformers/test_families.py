@@ -1,4 +1,4 @@
-"""How each family of checkpoints is fed: on tiny models, beside what transformers' own chat template makes."""
+"""The inputs of each family, on tiny models, compared to those of transformers' chat template."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def inputs(folder: Path, images: list[Image.Image], **settings: Any) -> Any:
 
 class TestSmolVlm:
     @pytest.mark.parametrize("settings", [{}, {"image_longest_edge": 128}], ids=str)
-    def test_it_is_fed_what_the_chat_template_would_feed_it(
+    def test_inputs_equal_those_of_the_chat_template(
         self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]
     ) -> None:
         ours = inputs(tiny_vlm, pictures, family="smolvlm", **settings)
@@ -102,7 +102,7 @@ class TestSmolVlm:
 
 class TestQwen:
     @pytest.mark.parametrize("settings", [{}, {"min_pixels": 64 * 64, "max_pixels": 96 * 96}], ids=str)
-    def test_it_is_fed_what_the_chat_template_would_feed_it(
+    def test_inputs_equal_those_of_the_chat_template(
         self, tiny_qwen: Path, pictures: list[Image.Image], settings: dict[str, Any]
     ) -> None:
         ours = inputs(tiny_qwen, pictures, family="qwen", **settings)
@@ -116,7 +116,7 @@ class TestQwen:
         assert off.max() <= 3 / 255 / spread
         assert off.mean() <= 1 / 255 / spread
 
-    def test_its_own_library_brings_pictures_to_size(
+    def test_its_own_library_resizes_the_images(
         self, tiny_qwen: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import qwen_vl_utils
@@ -137,15 +137,15 @@ class TestQwen:
         assert how == {"image_patch_size": 8}
         assert [chat[0]["content"][0]["max_pixels"] for chat in chats] == [64 * 64] * 3
 
-    def test_a_batch_says_what_each_picture_says_alone(self, tiny_qwen: Path, pictures: list[Image.Image]) -> None:
+    def test_a_batch_gives_the_same_replies_as_single_images(
+        self, tiny_qwen: Path, pictures: list[Image.Image]
+    ) -> None:
         with load(tiny_qwen) as runtime:
             together = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
             alone = [next(runtime.predict_batch([picture], PROMPT)).text for picture in pictures]
         assert together == alone
 
-    def test_without_its_library_it_is_refused_in_one_line(
-        self, tiny_qwen: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_error_without_its_library_is_one_line(self, tiny_qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def no_qwen(name: str) -> object:
             return None if name == "qwen_vl_utils" else object()
 
@@ -157,43 +157,43 @@ class TestQwen:
             runtime.load()
         assert str(refused.value) == f"preset x: {said}"
 
-    def test_areas_too_small_for_any_picture_are_refused_at_load(self, tiny_qwen: Path) -> None:
+    def test_areas_too_small_for_any_image_are_rejected_at_load(self, tiny_qwen: Path) -> None:
         with pytest.raises(ConfigurationError) as refused:
             load(tiny_qwen, min_pixels=50, max_pixels=100).load()
         assert str(refused.value).startswith(
-            f"preset x: {tiny_qwen} takes no picture, min_pixels = 50, max_pixels = 100: "
+            f"preset x: {tiny_qwen} cannot process an image with min_pixels = 50, max_pixels = 100: "
         )
         assert "\n" not in str(refused.value)
 
-    def test_so_is_the_family_of_another_checkpoint(self, tiny_vlm: Path) -> None:
+    def test_the_family_of_another_checkpoint_is_rejected_at_load(self, tiny_vlm: Path) -> None:
         with pytest.raises(ConfigurationError) as refused:
             load(tiny_vlm, family="qwen").load()
-        assert str(refused.value).startswith(f"preset x: {tiny_vlm} takes no picture, family = qwen: ")
+        assert str(refused.value).startswith(f"preset x: {tiny_vlm} cannot process an image with family = qwen: ")
 
 
 class TestFamilyOf:
     @pytest.mark.parametrize(
         ("model_type", "inputs"),
         [
-            ("idefics3", families.of_smolvlm),
-            ("smolvlm", families.of_smolvlm),
-            ("qwen2_vl", families.of_qwen),
-            ("qwen2_5_vl", families.of_qwen),
-            ("qwen3_vl", families.of_qwen),
-            ("llava_onevision", families.of_any),
+            ("idefics3", families.smolvlm_inputs),
+            ("smolvlm", families.smolvlm_inputs),
+            ("qwen2_vl", families.qwen_inputs),
+            ("qwen2_5_vl", families.qwen_inputs),
+            ("qwen3_vl", families.qwen_inputs),
+            ("llava_onevision", families.generic_inputs),
         ],
     )
-    def test_auto_goes_by_the_checkpoint(self, tmp_path: Path, model_type: str, inputs: Callable[..., Any]) -> None:
+    def test_auto_depends_on_the_checkpoint(self, tmp_path: Path, model_type: str, inputs: Callable[..., Any]) -> None:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
         assert family_of(ModelFamily.AUTO, tmp_path).inputs is inputs
-        assert family_of(ModelFamily.GENERIC, tmp_path).inputs is families.of_any
+        assert family_of(ModelFamily.GENERIC, tmp_path).inputs is families.generic_inputs
 
     @pytest.mark.parametrize("config", ["", "[]", "{}", '{"model_type": null}'])
-    def test_a_checkpoint_that_does_not_tell_is_any(self, tmp_path: Path, config: str) -> None:
+    def test_a_checkpoint_without_a_model_type_is_generic(self, tmp_path: Path, config: str) -> None:
         (tmp_path / "config.json").write_text(config)
-        assert family_of(ModelFamily.AUTO, tmp_path).inputs is families.of_any
+        assert family_of(ModelFamily.AUTO, tmp_path).inputs is families.generic_inputs
 
-    def test_every_family_that_can_be_named_is_there(self) -> None:
+    def test_every_family_is_defined(self) -> None:
         assert set(FAMILIES) == set(ModelFamily) - {ModelFamily.AUTO}
         model_types = [kind for family in FAMILIES.values() for kind in family.model_types]
         assert len(model_types) == len(set(model_types))

@@ -1,9 +1,10 @@
-"""`vision_hf_transformers`, run for real on a tiny model with random weights."""
+"""`vision_hf_transformers`, run on a tiny model with random weights."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ NEW_TOKENS = 12
 
 
 def options(folder: Path, **settings: Any) -> VisionHfTransformersOptions:
-    """Return options that make the tiny model's answers short, exact and the same everywhere."""
+    """Return options that make the tiny model's replies short and reproducible."""
     plain: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 3, "max_new_tokens": NEW_TOKENS}
     return VisionHfTransformersOptions.model_validate({"name": "tiny", "repo_id": str(folder), **plain, **settings})
 
@@ -55,7 +56,7 @@ def runtime(tiny_vlm: Path) -> Iterator[VisionHfTransformers]:
 
 @pytest.fixture
 def pictures() -> list[Image.Image]:
-    """Pictures of several shapes, so that one is longer than another for the model too."""
+    """Return images of several shapes, which give inputs of different lengths."""
     return [photo((bib,), size=size) for bib, size in (("1024", (300, 200)), ("0042", (90, 60)), ("777", (200, 300)))]
 
 
@@ -67,7 +68,7 @@ class TestVisionHfTransformers(RuntimeConformance):
 
 
 class TestAnswers:
-    def test_a_batch_says_what_each_picture_says_alone(
+    def test_a_batch_gives_the_same_replies_as_single_images(
         self, runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         together = list(runtime.predict_batch(pictures, PROMPT))
@@ -79,27 +80,29 @@ class TestAnswers:
                 [token.logprob for token in other.tokens], abs=1e-3
             )
 
-    def test_pictures_of_different_length_for_the_model_are_padded_on_the_left(
+    def test_inputs_of_different_length_are_padded_on_the_left(
         self, tiny_vlm: Path, pictures: list[Image.Image]
     ) -> None:
-        # 128 pixels are cut into tiles, and how many depends on the picture's shape.
+        # At 128 pixels, images are split into tiles, whose number depends on the image's shape.
         strip = photo(("5",), size=(400, 90))
         together = predict(tiny_vlm, [strip, *pictures], image_longest_edge=128, batch_size=4)
         alone = predict(tiny_vlm, [strip, *pictures], image_longest_edge=128, batch_size=1)
         assert [answer.text for answer in together] == [answer.text for answer in alone]
 
-    def test_tiles_change_what_the_model_sees(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_tiles_change_the_reply(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         assert (
             predict(tiny_vlm, pictures[:1])[0].text != predict(tiny_vlm, pictures[:1], image_longest_edge=128)[0].text
         )
 
-    def test_an_answer_cut_off_says_so(self, runtime: VisionHfTransformers, pictures: list[Image.Image]) -> None:
+    def test_the_finish_reason_of_a_reply_that_was_cut_off(
+        self, runtime: VisionHfTransformers, pictures: list[Image.Image]
+    ) -> None:
         (answer,) = runtime.predict_batch(pictures[:1], PROMPT)
         assert answer.finish_reason is FinishReason.LENGTH
         assert len(answer.tokens) == NEW_TOKENS
         assert answer.device == "cpu"
 
-    def test_an_answer_that_ends_says_so_and_its_neighbours_go_on(
+    def test_a_finished_reply_does_not_affect_the_others(
         self, other_vlm: Callable[..., Path], runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         whole = list(runtime.predict_batch(pictures, PROMPT))
@@ -116,7 +119,7 @@ class TestAnswers:
         assert [answer.text for answer in others] == [answer.text for answer in whole[1:]]
         assert {answer.finish_reason for answer in others} == {FinishReason.LENGTH}
 
-    def test_the_probability_of_a_token_is_the_models(
+    def test_the_probability_of_a_token_is_the_models_own(
         self, runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         (answer,) = runtime.predict_batch(pictures[:1], PROMPT)
@@ -126,7 +129,7 @@ class TestAnswers:
         expected = model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
         assert [token.logprob for token in answer.tokens] == pytest.approx(expected[0].tolist(), abs=1e-5)
 
-    def test_the_text_is_what_the_tokenizer_makes_of_all_tokens(
+    def test_the_text_equals_the_decoded_tokens(
         self, runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         for picture in pictures:
@@ -135,7 +138,7 @@ class TestAnswers:
                 ids_of(runtime, picture), skip_special_tokens=True
             )
 
-    def test_without_a_key_value_cache_it_says_the_same(
+    def test_replies_are_the_same_without_a_kv_cache(
         self,
         tiny_vlm: Path,
         runtime: VisionHfTransformers,
@@ -159,7 +162,7 @@ class TestAnswers:
         expected = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
         assert [answer.text for answer in predict(model, pictures)] == expected
 
-    def test_a_temperature_makes_it_draw(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_temperature_samples(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         torch.manual_seed(0)
         answers = predict(tiny_vlm, [pictures[0]] * 6, temperature=2.0, batch_size=6)
         assert [answer.error for answer in answers] == [None] * 6
@@ -173,7 +176,7 @@ class TestAnswers:
 
 
 class TestPromptStyles:
-    def test_raw_puts_the_prompt_as_it_is_written(
+    def test_raw_sends_the_prompt_as_written(
         self, tiny_vlm: Path, runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         written = f"<|im_start|>User:<image>{PROMPT}<end_of_utterance>\nAssistant:"  # what the chat template writes
@@ -181,11 +184,11 @@ class TestPromptStyles:
         raw = predict(tiny_vlm, pictures, written, transformers_prompt_style=TransformersPromptStyle.RAW)
         assert [answer.text for answer in raw] == chat
 
-    def test_raw_without_a_place_for_the_picture_is_an_error(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_raw_without_an_image_placeholder_is_an_error(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         answers = predict(tiny_vlm, pictures, transformers_prompt_style="raw")
         assert all("<image>" in str(answer.error) for answer in answers)
 
-    def test_none_gives_the_picture_alone(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_none_sends_only_the_image(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         unasked = predict(tiny_vlm, pictures, "one thing", transformers_prompt_style="none")
         again = predict(tiny_vlm, pictures, "another", transformers_prompt_style="none")
         assert [answer.error for answer in unasked] == [None] * 3
@@ -196,23 +199,23 @@ class TestPromptStyles:
 class TestLoading:
     @pytest.fixture
     def engine_log(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-        """Catch what transformers logs, too, which goes to stderr by a way of its own."""
+        """Also capture the log of transformers, which has its own handler."""
         monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
         return caplog
 
-    def test_a_model_that_is_not_here_says_how_to_get_it(self, tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_model_explains_how_to_get_it(self, tmp_path: Path) -> None:
         absent = VisionHfTransformersOptions(
             name="big", repo_id="HuggingFaceTB/SmolVLM-2.2B-Instruct", download_gb=4.5, revision="no-such"
         )
         with pytest.raises(ConfigurationError, match="hf download HuggingFaceTB/SmolVLM-Instruct --revision no-such"):
             VisionHfTransformers(absent).load()
-        with pytest.raises(ConfigurationError, match=r"there is no folder .*nowhere"):
+        with pytest.raises(ConfigurationError, match=r"the folder .*nowhere does not exist"):
             VisionHfTransformers(options(tmp_path / "nowhere")).load()
 
-    def test_a_folder_without_weights_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+    def test_the_error_for_a_folder_without_weights_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm()
         (model / "model.safetensors").unlink()
-        assert f"the folder {model} lacks weights (*.safetensors, *.bin)" in refusal(model)
+        assert f"the folder {model} has no weights (*.safetensors, *.bin)" in refusal(model)
 
     @pytest.mark.parametrize(
         "settings",
@@ -224,7 +227,7 @@ class TestLoading:
         ],
         ids=str,
     )
-    def test_weights_that_are_missing_are_not_made_up(
+    def test_missing_weights_are_an_error(
         self, other_vlm: Callable[..., Path], settings: dict[str, Any], engine_log: pytest.LogCaptureFixture
     ) -> None:
         model = other_vlm()
@@ -232,23 +235,25 @@ class TestLoading:
         kept = {name: tensor for name, tensor in weights.items() if "text_model.layers.1" not in name}
         save_file(kept, model / "model.safetensors", {"format": "pt"})
         said = refusal(model, **settings)
-        assert f"weights are missing in {model}" in said
-        assert not logging.getLogger("transformers.modeling_utils").filters, "others are to hear of theirs"
-        assert f": {len(weights) - len(kept)}, model.text_model.layers.1.input_layernorm.weight first; " in said
+        assert f": {len(weights) - len(kept)} weights are missing in {model}" in said
+        assert not logging.getLogger("transformers.modeling_utils").filters, "other models still get their reports"
+        assert "(first: model.text_model.layers.1.input_layernorm.weight); " in said
         assert "LOAD REPORT" not in engine_log.text
 
-    def test_nor_are_weights_of_another_shape(
+    def test_weights_of_another_shape_are_an_error(
         self, other_vlm: Callable[..., Path], engine_log: pytest.LogCaptureFixture
     ) -> None:
         model = other_vlm()
         config = json.loads((model / "config.json").read_text())
         config["vision_config"]["intermediate_size"] *= 2
         (model / "config.json").write_text(json.dumps(config))
-        assert "of another shape than its config.json says: 6, model.vision_model" in refusal(model)
+        assert re.search(
+            r"6 weights .* differ in shape from its config\.json \(first: model\.vision_model", refusal(model)
+        )
         assert "LOAD REPORT" not in engine_log.text
 
     @pytest.mark.parametrize("settings", [{}, {"quantized": True}, {"quantized": True, "load_in_8bit": False}], ids=str)
-    def test_weights_that_are_tied_to_others_are_not_missing(
+    def test_tied_weights_are_not_missing(
         self, tmp_path: Path, pictures: list[Image.Image], settings: dict[str, Any]
     ) -> None:
         folder = make_tiny_vlm(tmp_path / "tied")
@@ -263,14 +268,16 @@ class TestLoading:
     def test_no_chat_template(self, other_vlm: Callable[..., Path], pictures: list[Image.Image]) -> None:
         model = other_vlm()
         (model / "chat_template.jinja").unlink()
-        assert refusal(model) == f"preset tiny: {model} comes without a chat template"
+        assert refusal(model) == f"preset tiny: {model} has no chat template"
         (answer,) = predict(model, pictures[:1], "<image>", transformers_prompt_style="raw")
         assert answer.error is None
 
-    def test_boxes_in_pixels_of_a_model_that_does_not_tell_its_own(self, tiny_vlm: Path) -> None:
-        assert f"{tiny_vlm} takes no picture, boxes = model_pixels: " in refusal(tiny_vlm, boxes="model_pixels")
+    def test_model_pixels_need_a_processor_with_a_known_size(self, tiny_vlm: Path) -> None:
+        assert f"{tiny_vlm} cannot process an image with boxes = model_pixels: " in refusal(
+            tiny_vlm, boxes="model_pixels"
+        )
 
-    def test_an_unknown_class_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
+    def test_the_error_for_an_unknown_class_is_one_line(self, other_vlm: Callable[..., Path]) -> None:
         model = other_vlm("config.json", model_type="no_such_model")
         assert "no_such_model" in refusal(model)
 
@@ -284,40 +291,40 @@ class TestLoading:
         assert "trust_remote_code = true" in refusal(model)
         assert "this code was run" in refusal(model, trust_remote_code=True)
 
-    def test_a_class_that_writes_no_text_is_refused(self, tiny_vlm: Path) -> None:
+    def test_a_class_that_generates_no_text_is_rejected(self, tiny_vlm: Path) -> None:
         assert "writes no text" in refusal(tiny_vlm, transformers_model_type=TransformersModelType.AUTOMODEL)
 
-    def test_the_class_that_is_gone_is_read_by_its_successor(
+    def test_a_removed_class_is_replaced_by_its_successor(
         self, tiny_vlm: Path, runtime: VisionHfTransformers, pictures: list[Image.Image]
     ) -> None:
         expected = [answer.text for answer in runtime.predict_batch(pictures, PROMPT)]
         answers = predict(tiny_vlm, pictures, transformers_model_type="automodel-vision2seq")
         assert [answer.text for answer in answers] == expected
 
-    def test_a_size_the_processor_does_not_know_is_refused(self, tiny_vlm: Path) -> None:
+    def test_a_size_that_the_processor_does_not_support_is_rejected(self, tiny_vlm: Path) -> None:
         assert "image_longest_edge" in refusal(tiny_vlm, max_pixels=100_000)
 
 
 class TestDevices:
-    def test_a_device_that_is_not_there_gives_way_to_the_cpu(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_missing_device_falls_back_to_the_cpu(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         (answer,) = predict(tiny_vlm, pictures[:1], device="cuda:63")
         assert answer.error is None
         assert answer.device == "cpu"
 
-    def test_or_is_an_error(self, tiny_vlm: Path) -> None:
+    def test_a_missing_device_without_fallback_is_an_error(self, tiny_vlm: Path) -> None:
         assert "has no cuda:63" in refusal(tiny_vlm, device="cuda:63", device_fallback=False)
         assert "has no cuda:63" in refusal(tiny_vlm, device="cuda:63", supported_devices=["cuda"])
 
-    def test_a_device_the_model_does_not_support_is_refused(self, tiny_vlm: Path) -> None:
+    def test_an_unsupported_device_is_rejected(self, tiny_vlm: Path) -> None:
         assert "supported_devices" in refusal(tiny_vlm, device="cpu", supported_devices=["cuda"])
 
-    def test_auto_takes_the_best_there_is(self) -> None:
+    def test_auto_takes_the_best_available_device(self) -> None:
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         assert choose_device("auto", tuple(AcceleratorDevice), fallback=False, where="preset x") == best
         assert choose_device("auto", (AcceleratorDevice.CPU,), fallback=False, where="preset x") == "cpu"
 
 
-def test_the_size_of_a_picture_as_qwen_resizes_it(tiny_vlm: Path) -> None:
+def test_the_size_of_an_image_resized_by_qwen(tiny_vlm: Path) -> None:
     processor = transformers.Qwen2VLImageProcessorPil()
     runtime = VisionHfTransformers(options(tiny_vlm, boxes=BoxConvention.MODEL_PIXELS))
     loaded: Any = SimpleNamespace(processor=SimpleNamespace(image_processor=processor))
@@ -328,7 +335,7 @@ def test_the_size_of_a_picture_as_qwen_resizes_it(tiny_vlm: Path) -> None:
 
 
 def ids_of(runtime: VisionHfTransformers, picture: Image.Image) -> list[int]:
-    """Return the tokens the model answers with."""
+    """Return the tokens of the reply."""
     inputs = runtime._inputs([picture], PROMPT)
     sequence: list[int] = runtime._model.model.generate(**inputs, max_new_tokens=NEW_TOKENS)[
         0, inputs["input_ids"].shape[1] :
@@ -337,7 +344,7 @@ def ids_of(runtime: VisionHfTransformers, picture: Image.Image) -> list[int]:
 
 
 def refusal(folder: Path, **settings: Any) -> str:
-    """Return why a model cannot be loaded: one line."""
+    """Return why a model cannot be loaded, on one line."""
     with pytest.raises(ConfigurationError) as refused:
         VisionHfTransformers(options(folder, **settings)).load()
     assert "\n" not in str(refused.value)
@@ -345,8 +352,8 @@ def refusal(folder: Path, **settings: Any) -> str:
     return str(refused.value)
 
 
-def test_an_answer_ends_at_a_text_to_stop_at(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
-    """Whole tokens of it are left, and their probabilities."""
+def test_a_reply_ends_at_a_stop_text(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    """Whole tokens remain, with their probabilities."""
     (whole,) = predict(tiny_vlm, pictures[:1])
     stop = whole.text[4:6]
     (cut,) = predict(tiny_vlm, pictures[:1], stop=[stop])

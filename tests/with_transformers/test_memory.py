@@ -1,7 +1,7 @@
-"""What becomes of a batch when the device's memory is too small for it, and models that several runtimes share.
+"""Batches that do not fit in the device's memory, and models that several runtimes share.
 
-There is no GPU where these mostly run: the shortage is injected at `generate` of a real tiny model, or where it is
-loaded, which for some tests is said to be on one. The last test exhausts the memory of a real one, where there is one.
+Most machines that run these have no GPU: out-of-memory errors are injected into `generate` of a tiny model or into its
+loading, sometimes with a pretended GPU. The last test exhausts the memory of a real GPU, if there is one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def expected(tiny_vlm: Path, pictures: list[Image.Image]) -> list[str]:
 
 @pytest.fixture
 def cramped(tiny_vlm: Path) -> Iterator[Callable[..., tuple[VisionHfTransformers, list[int]]]]:
-    """Load the tiny model with room for so many pictures; return the runtime and the batches that were tried."""
+    """Load the tiny model with memory for `room` images; return the runtime and the sizes of attempted batches."""
     loaded = []
 
     def cramped(room: int, shortage: Exception, **settings: Any) -> tuple[VisionHfTransformers, list[int]]:
@@ -100,7 +100,7 @@ class TestBatches:
         assert texts(runtime, pictures) == expected
         assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
 
-    def test_later_batches_start_with_what_fitted(
+    def test_later_batches_start_with_the_size_that_fitted(
         self,
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
         pictures: list[Image.Image],
@@ -113,7 +113,7 @@ class TestBatches:
         assert tried == [6, 3, 3, 3, 3]
         assert [entry["event"] for entry in logs] == ["batch.halved"]
 
-    def test_one_picture_that_does_not_fit_costs_its_neighbours_nothing(
+    def test_images_that_do_not_fit_have_their_own_errors(
         self, cramped: Callable[..., tuple[VisionHfTransformers, list[int]]], pictures: list[Image.Image]
     ) -> None:
         runtime, _ = cramped(0, SHORTAGES[0])
@@ -122,9 +122,9 @@ class TestBatches:
         for answer in answers:
             assert isinstance(answer.error, ModelUnavailableError)
             assert answer.device == "cpu"
-            assert str(answer.error).startswith("x: too little memory on cpu for one picture (CUDA out of memory.")
+            assert str(answer.error).startswith("x: not enough memory on cpu for one image (CUDA out of memory.")
 
-    def test_other_errors_are_no_shortage(
+    def test_other_errors_do_not_halve_the_batch(
         self, cramped: Callable[..., tuple[VisionHfTransformers, list[int]]], pictures: list[Image.Image]
     ) -> None:
         runtime, tried = cramped(0, RuntimeError("shapes cannot be multiplied"))
@@ -135,23 +135,23 @@ class TestBatches:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Say that there is a GPU. Return the devices that models are put on: really it is the CPU each time."""
+    """Pretend that there is a GPU. Return the devices that models are loaded on; in fact, it is always the CPU."""
     monkeypatch.setattr("bibwatch.runtimes.transformers.model.choose_device", lambda wanted, *_, **__: wanted)
-    at, asked = HfModel._at, []
+    at, asked = HfModel._load_at, []
 
     def on_the_cpu(self: HfModel, place: Place) -> Any:
         asked.append(place.device)
         return at(self, place._replace(device="cpu"))
 
-    monkeypatch.setattr(HfModel, "_at", on_the_cpu)
+    monkeypatch.setattr(HfModel, "_load_at", on_the_cpu)
     return asked
 
 
 @pytest.fixture
 def small(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Return a set of devices, empty so far, that have too little memory for any model."""
+    """Return a set of devices, initially empty, that have too little memory for any model."""
     del gpu
-    at, small = HfModel._at, set()
+    at, small = HfModel._load_at, set()
 
     def with_little(self: HfModel, place: Place) -> Any:
         model = at(self, place)
@@ -159,12 +159,12 @@ def small(gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> set[str]:
             raise SHORTAGES[0]
         return model
 
-    monkeypatch.setattr(HfModel, "_at", with_little)
+    monkeypatch.setattr(HfModel, "_load_at", with_little)
     return small
 
 
 class TestFallingBack:
-    def test_the_model_moves_to_the_cpu_once_and_nothing_is_lost(
+    def test_the_model_moves_to_the_cpu_once_and_no_image_is_lost(
         self,
         gpu: list[str],
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
@@ -178,13 +178,13 @@ class TestFallingBack:
         assert [answer.text for answer in answers] == expected
         assert {answer.device for answer in answers} == {"cpu"}
         assert gpu[-2:] == [GPU, "cpu"]
-        assert tried == [6, 3, 1]  # the model loaded anew has its own `generate`
+        assert tried == [6, 3, 1]  # the reloaded model has its own `generate`
         (warning,) = [entry for entry in logs if entry["event"] == "device.fallback"]
         assert (warning["wanted"], warning["taken"], warning["log_level"]) == (GPU, "cpu", "warning")
         assert "out of memory" in warning["reason"]
-        assert runtime._most == BATCH
+        assert runtime._max_batch == BATCH
 
-    def test_what_the_device_answered_says_so(
+    def test_predictions_name_their_device(
         self,
         gpu: list[str],
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
@@ -207,7 +207,7 @@ class TestFallingBack:
         assert [answer.text for answer in answers] == expected
 
     @pytest.mark.parametrize("settings", [{"device_fallback": False}, {"supported_devices": ["cuda"]}], ids=str)
-    def test_or_it_is_the_error_of_the_pictures_that_do_not_fit(
+    def test_without_fallback_images_that_do_not_fit_have_an_error(
         self,
         gpu: list[str],
         cramped: Callable[..., tuple[VisionHfTransformers, list[int]]],
@@ -218,7 +218,7 @@ class TestFallingBack:
         answers = list(runtime.predict_batch(pictures[:2], PROMPT))
         assert gpu == [GPU]
         assert [type(answer.error) for answer in answers] == [ModelUnavailableError] * 2
-        assert all("let the CPU take over (device_fallback = true)" in str(answer.error) for answer in answers)
+        assert all("allow the CPU as fallback (device_fallback = true)" in str(answer.error) for answer in answers)
 
     def test_a_model_too_large_for_the_device_is_loaded_on_the_cpu(
         self, tiny_vlm: Path, gpu: list[str], small: set[str], pictures: list[Image.Image], expected: list[str]
@@ -230,12 +230,12 @@ class TestFallingBack:
         assert gpu[-2:] == [GPU, "cpu"]
         assert [entry["event"] for entry in logs] == ["device.fallback"]
 
-    def test_or_is_a_configuration_that_cannot_work(self, tiny_vlm: Path, small: set[str]) -> None:
+    def test_a_model_too_large_without_fallback_is_a_configuration_error(self, tiny_vlm: Path, small: set[str]) -> None:
         small.add(GPU)
         with pytest.raises(ConfigurationError, match=r"^preset x: .* cannot be loaded: CUDA out of memory"):
             VisionHfTransformers(options(tiny_vlm, device=GPU, device_fallback=False)).load()
 
-    def test_where_the_cpu_has_no_room_either_the_model_is_gone_until_there_is(
+    def test_a_model_that_does_not_fit_on_the_cpu_either_is_loaded_again_later(
         self,
         tiny_vlm: Path,
         gpu: list[str],
@@ -243,7 +243,7 @@ class TestFallingBack:
         pictures: list[Image.Image],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """And for all that share it. The pictures are not to blame: they are to be tried again."""
+        """For all runtimes that share it. The images are not at fault and will be retried."""
         one, other = (VisionHfTransformers(options(tiny_vlm, device=GPU, name=name)) for name in ("one", "other"))
         with one, other:
             expected = texts(one, pictures)
@@ -262,12 +262,12 @@ class TestFallingBack:
             assert gpu[3:] == [GPU]
             assert one._model.device == GPU
 
-    def test_what_was_answered_before_is_kept(
+    def test_earlier_predictions_are_kept(
         self, tiny_vlm: Path, small: set[str], pictures: list[Image.Image], expected: list[str]
     ) -> None:
         with VisionHfTransformers(options(tiny_vlm, device=GPU)) as runtime:
             model = runtime._model.model
-            generate, calls = model.generate, iter([False, True])  # the batch, half of it, and no more
+            generate, calls = model.generate, iter([False, True])  # the batch fails, half of it succeeds, then all fail
 
             def once(**how: Any) -> Any:
                 if not next(calls, False):
@@ -280,10 +280,10 @@ class TestFallingBack:
         assert [answer.text for answer in answers[:3]] == expected[:3]
         assert [type(answer.error) for answer in answers[3:]] == [ModelUnavailableError] * 3
 
-    def test_the_cpu_takes_over_what_it_can_compute_only(
+    def test_fallback_needs_support_on_the_cpu(
         self, tiny_vlm: Path, gpu: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """4 bits of torchao stay on the GPU: it may have room for the next picture."""
+        """A model with 4 bits of torchao stays on the GPU, which may have enough memory for the next image."""
         del gpu
         monkeypatch.setattr(quantization, "find_spec", lambda _: object())
         small = {"quantized": True, "load_in_8bit": False, "device": GPU, "dtype": "float32"}
@@ -301,7 +301,7 @@ def _raise(error: Exception) -> Callable[..., Any]:
 class TestSharing:
     @pytest.fixture
     def loads(self, monkeypatch: pytest.MonkeyPatch, expected: list[str]) -> list[str]:
-        """Count how often weights are really read, from when it is known what they should say."""
+        """Return a list of loaded folders, counted after `expected` has been computed."""
         del expected
         from transformers import AutoModelForImageTextToText
 
@@ -314,7 +314,7 @@ class TestSharing:
         )
         return loads
 
-    def test_a_model_is_loaded_once_whoever_asks(
+    def test_runtimes_of_the_same_model_load_it_once(
         self, tiny_vlm: Path, loads: list[str], pictures: list[Image.Image], expected: list[str]
     ) -> None:
         one = VisionHfTransformers(options(tiny_vlm, name="one"))
@@ -328,7 +328,7 @@ class TestSharing:
             assert texts(one, pictures) == expected
         assert loads == [str(tiny_vlm)]
 
-    def test_the_last_one_lets_it_go(self, tiny_vlm: Path, loads: list[str]) -> None:
+    def test_the_last_runtime_releases_it(self, tiny_vlm: Path, loads: list[str]) -> None:
         one, other = VisionHfTransformers(options(tiny_vlm)), VisionHfTransformers(options(tiny_vlm))
         with one, other:
             held = one._model
@@ -337,11 +337,11 @@ class TestSharing:
             assert one._model is not held
         assert len(loads) == 2
 
-    def test_however_its_device_is_spelled(self, tiny_vlm: Path, loads: list[str]) -> None:
-        """What may become of it on another device is nothing to a model on the CPU."""
+    def test_equivalent_devices_share_a_model(self, tiny_vlm: Path, loads: list[str]) -> None:
+        """Options for other devices do not matter to a model on the CPU."""
         spelled: list[dict[str, Any]] = [
             {"device": "cpu"},
-            {"device": "cuda:63"},  # not there
+            {"device": "cuda:63"},  # does not exist
             {"device": "auto", "supported_devices": ["cpu"]},
             {"device": "cpu", "device_fallback": False},
         ]
@@ -354,14 +354,14 @@ class TestSharing:
         for runtime in runtimes:
             runtime.close()
 
-    def test_or_its_precision(self, tiny_vlm: Path) -> None:
+    def test_equivalent_precisions_share_a_model(self, tiny_vlm: Path) -> None:
         best = str(torch_dtype(Dtype.AUTO, "cpu")).removeprefix("torch.")
         assert places(options(tiny_vlm, dtype="auto")) == places(options(tiny_vlm, dtype=best))
 
     @pytest.mark.parametrize(
         "settings", [{"dtype": "bfloat16"}, {"device": "cpu"}, {"device_fallback": False}], ids=str
     )
-    def test_another_model_is_another(
+    def test_different_options_do_not_share_a_model(
         self, tiny_vlm: Path, gpu: list[str], loads: list[str], settings: dict[str, Any]
     ) -> None:
         del gpu
@@ -373,7 +373,7 @@ class TestSharing:
             assert one._model is not two._model
         assert len(loads) == 2
 
-    def test_threads_that_ask_at_once_get_one_and_take_turns(
+    def test_simultaneous_threads_share_a_model_and_take_turns(
         self, tiny_vlm: Path, loads: list[str], pictures: list[Image.Image], expected: list[str]
     ) -> None:
         runtimes = [VisionHfTransformers(options(tiny_vlm)) for _ in range(4)]
@@ -384,7 +384,7 @@ class TestSharing:
         assert found == [expected] * 8
         assert len(loads) == 1
 
-    def test_a_runtime_that_cannot_use_it_does_not_hold_it(self, tiny_vlm: Path, loads: list[str]) -> None:
+    def test_a_runtime_that_fails_to_load_releases_the_model(self, tiny_vlm: Path, loads: list[str]) -> None:
         with pytest.raises(ConfigurationError, match="max_pixels"):
             VisionHfTransformers(options(tiny_vlm, max_pixels=9999)).load()
         with VisionHfTransformers(options(tiny_vlm)):
@@ -392,15 +392,15 @@ class TestSharing:
         assert len(loads) == 2
 
 
-def test_what_is_a_shortage() -> None:
+def test_what_counts_as_out_of_memory() -> None:
     assert all(is_out_of_memory(shortage) for shortage in SHORTAGES)
     assert not is_out_of_memory(ValueError("out of memory"))
     assert not is_out_of_memory(RuntimeError("device-side assert triggered"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_full_gpu_gives_way_to_the_cpu(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
-    """The memory of the GPU is filled up for real, after the model was loaded."""
+def test_a_full_gpu_falls_back_to_the_cpu(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    """The GPU's memory is filled after the model is loaded."""
     with VisionHfTransformers(options(tiny_vlm, device="cuda")) as runtime:
         on_gpu = list(runtime.predict_batch(pictures, PROMPT))
         torch.cuda.empty_cache()

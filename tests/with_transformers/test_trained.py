@@ -1,4 +1,4 @@
-"""Small models that were trained from scratch and really read: through runtime, stage, daemon, cascade."""
+"""Small models, trained from scratch, that can read: with runtime, stage, daemon and cascade."""
 
 from __future__ import annotations
 
@@ -61,11 +61,13 @@ def test_it_reads(said: list[str]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"use_kv_cache": False}, {"family": "generic"}], ids=str)
-def test_it_says_the_same_however_it_is_asked(checkpoint: Path, said: list[str], changes: dict[str, Any]) -> None:
+def test_replies_do_not_depend_on_batch_size_cache_or_family(
+    checkpoint: Path, said: list[str], changes: dict[str, Any]
+) -> None:
     assert [each.text for each in predict(checkpoint, NUMBERS + UNTAUGHT, **changes)] == said
 
 
-def test_it_is_surer_of_what_it_reads_right() -> None:
+def test_high_probabilities_are_mostly_correct() -> None:
     registry = Registry(presets={"tiny": PRESET}, stages={"bib_number": STAGE})
     with registry.stage("bib_number", "tiny") as stage:
         photos = [Photo(image, *image.size, "0" * 64, None) for image in pictures(NUMBERS)]
@@ -81,7 +83,7 @@ def test_it_is_surer_of_what_it_reads_right() -> None:
     assert sum(accepted) >= 0.97 * len(accepted)
 
 
-def test_the_daemon_records_what_read_says(tmp_path: Path) -> None:
+def test_the_daemon_records_the_output_of_read(tmp_path: Path) -> None:
     """`run --once` over drawn bibs into SQLite, and `read` of the same files."""
     folder = tmp_path / "finish"
     folder.mkdir()
@@ -124,8 +126,8 @@ def whole(bibs: tuple[str, ...], seed: int) -> Photo:
     return Photo(image, *image.size, "0" * 64, None)
 
 
-def test_several_bibs_in_one_photo_are_read_from_near(checkpoint: Path) -> None:
-    """The photo as a whole is a few pixels to the model; where the OCR sees numbers it reads them."""
+def test_several_bibs_in_one_photo_are_cropped_and_re_read(checkpoint: Path) -> None:
+    """The model sees only a few pixels of the whole photo, but can read the places where the OCR found numbers."""
     preset = PRESET | {"repo_id": str(checkpoint)}
     registry = Registry(presets={"tiny": preset}, stages={"bib_number": STAGE | {"crops": "auto"}})
     shown = [("731",), ("204", "918"), ("117", "305", "660"), ("042",), ("529", "486"), ("873", "190", "254")]

@@ -1,4 +1,4 @@
-"""How a model writes: held to a form, by chance, with small weights, compiled, and shortly for a warm-up."""
+"""Generation: constrained, sampled, quantized, compiled, and cut short for a warm-up."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def pictures() -> list[Image.Image]:
     return [photo((bib,), size=size) for bib, size in (("1024", (300, 200)), ("0042", (90, 60)), ("777", (200, 300)))]
 
 
-class TestForms:
+class TestConstraints:
     @pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "seed": 1}, {"batch_size": 1}], ids=str)
-    def test_a_schema_is_kept_by_every_reply_of_a_batch(
+    def test_every_reply_of_a_batch_matches_the_schema(
         self, tiny_vlm: Path, pictures: list[Image.Image], settings: dict[str, Any]
     ) -> None:
         answers = predict(tiny_vlm, pictures, Constraint(json_schema=BIBS), max_new_tokens=80, **settings)
@@ -81,21 +81,23 @@ class TestForms:
             assert all(re.fullmatch("[0-9]{1,4}", bib["number"]) for bib in json.loads(answer.text)["bibs"])
         assert len({answer.text for answer in answers}) > 1
 
-    def test_a_pattern_ends_a_reply_when_it_is_full(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
-        """Replies end at different lengths: one that has ended must not disturb the others."""
+    def test_a_reply_ends_when_it_matches_the_regular_expression(
+        self, tiny_vlm: Path, pictures: list[Image.Image]
+    ) -> None:
+        """Replies have different lengths: a finished reply must not affect the others."""
         answers = predict(tiny_vlm, pictures, Constraint(regex="[0-9]|(bib|number) [a-z]{2,9}"))
         assert [answer.error for answer in answers] == [None] * 3
         for answer in answers:
             assert answer.finish_reason is FinishReason.STOP
             assert re.fullmatch("[0-9]|(bib|number) [a-z]{2,9}", answer.text)
 
-    def test_a_batch_says_what_each_picture_says_alone(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_batch_gives_the_same_replies_as_single_images(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         digits = Constraint(regex="[0-9]{3,9}")
         together, alone = (predict(tiny_vlm, pictures, digits, batch_size=size) for size in (3, 1))
         assert [answer.text for answer in together] == [answer.text for answer in alone]
 
     def test_probabilities_are_the_models_own(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
-        """A form that leaves one token only would make it certain."""
+        """Not those after the constraint, which would be higher."""
         (free,) = predict(tiny_vlm, pictures[:1])
         (held,) = predict(tiny_vlm, pictures[:1], Constraint(regex="[0-9]"))
         with load(tiny_vlm) as runtime:
@@ -108,15 +110,15 @@ class TestForms:
     @pytest.mark.parametrize(
         "constraint", [Constraint(regex="[0-9"), Constraint(json_schema={"type": "no such type"})], ids=str
     )
-    def test_a_form_that_is_none_is_the_error(
+    def test_an_invalid_constraint_is_an_error(
         self, tiny_vlm: Path, pictures: list[Image.Image], constraint: Constraint
     ) -> None:
         for answer in predict(tiny_vlm, pictures, constraint):
             assert isinstance(answer.error, ModelError)
-            assert str(answer.error).startswith("not a form for a reply: ")
+            assert str(answer.error).startswith("invalid constraint: ")
             assert "\n" not in str(answer.error)
 
-    def test_without_the_library_the_image_is_not_to_blame(
+    def test_without_the_library_the_error_is_not_the_images(
         self, tiny_vlm: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "llguidance.hf", None)
@@ -126,8 +128,8 @@ class TestForms:
         assert all(answer.error is None for answer in predict(tiny_vlm, pictures))
 
 
-class TestChance:
-    def test_the_same_seed_gives_the_same_answers_whatever_the_batch(
+class TestSampling:
+    def test_the_same_seed_gives_the_same_replies_in_any_batch(
         self, tiny_vlm: Path, pictures: list[Image.Image]
     ) -> None:
         warm = {"temperature": 1.5, "seed": 7}
@@ -137,17 +139,17 @@ class TestChance:
         assert drawn != texts(tiny_vlm, pictures, **{**warm, "seed": 8})
         assert drawn != texts(tiny_vlm, pictures)
 
-    def test_a_seed_leaves_other_chances_alone(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_seed_does_not_change_torchs_generator(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         torch.manual_seed(3)
         expected = torch.rand(3).tolist()
         torch.manual_seed(3)
         texts(tiny_vlm, pictures, temperature=1.5, seed=7)
         assert torch.rand(3).tolist() == expected
 
-    def test_a_small_top_p_leaves_the_likeliest(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+    def test_a_small_top_p_leaves_the_likeliest_token(self, tiny_vlm: Path, pictures: list[Image.Image]) -> None:
         assert texts(tiny_vlm, pictures, temperature=2.0, top_p=1e-6, seed=1) == texts(tiny_vlm, pictures)
 
-    def test_tokens_are_drawn_as_often_as_they_are_probable(self) -> None:
+    def test_tokens_are_sampled_by_their_probability(self) -> None:
         probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
         replies = 4000
         chance = SeededSampler(replies, temperature=1.0, top_p=0.9, seed=None)
@@ -165,7 +167,7 @@ class TestQuantized:
         ("quantizer", "bits", "kept"),
         [("bitsandbytes", EIGHT, "Int8Params"), ("bitsandbytes", FOUR, "Params4bit"), ("torchao", EIGHT, "Int8Tensor")],
     )
-    def test_weights_are_small_and_the_model_answers(
+    def test_weights_are_quantized_and_the_model_replies(
         self, tiny_vlm: Path, pictures: list[Image.Image], quantizer: str, bits: int, kept: str
     ) -> None:
         settings = {"quantized": True, "quantizer": quantizer, "load_in_8bit": bits == EIGHT, "dtype": "bfloat16"}
@@ -176,10 +178,10 @@ class TestQuantized:
         assert [answer.error for answer in answers] == [None] * 3
         assert len({answer.text for answer in answers}) > 1
 
-    def test_layers_of_other_shapes_than_the_cpu_takes_keep_their_precision(
+    def test_layers_of_unsupported_shapes_keep_their_precision(
         self, tmp_path: Path, pictures: list[Image.Image]
     ) -> None:
-        """96 columns are no blocks of 64: bitsandbytes has a CPU compute them wrongly, or not at all."""
+        """96 columns are not a multiple of 64: bitsandbytes computes wrong results on a CPU, or fails."""
         folder = make_tiny_vlm(tmp_path / "odd", vision_width=96)
         with load(folder, quantized=True, load_in_8bit=False, dtype="bfloat16") as runtime:
             answers = list(runtime.predict_batch(pictures, PROMPT))
@@ -191,12 +193,12 @@ class TestQuantized:
         assert any(module.in_features % 64 for module in set(linear) - small)
 
     @pytest.mark.parametrize("checkpoint", BOTH, ids=lambda folder: folder.name)
-    def test_trained_models_answer_in_4_bits(self, checkpoint: Path, pictures: list[Image.Image]) -> None:
+    def test_trained_models_reply_in_4_bits(self, checkpoint: Path, pictures: list[Image.Image]) -> None:
         answers = predict(checkpoint, pictures, quantized=True, load_in_8bit=False, dtype="bfloat16")
         assert [answer.error for answer in answers] == [None] * 3
 
-    def test_what_transformers_leaves_alone_stays_so(self) -> None:
-        """To name layers is to name all: the last layer's weights are those that tokens come in by."""
+    def test_layers_that_transformers_skips_are_still_skipped(self) -> None:
+        """A list of layers replaces transformers' own, which has the last layer with its tied weights."""
         config = transformers.LlamaConfig(
             vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=1,
             tie_word_embeddings=True,
@@ -205,18 +207,18 @@ class TestQuantized:
             odd = transformers.LlamaForCausalLM(config)
             config.intermediate_size = 128
             even = transformers.LlamaForCausalLM(config)
-        left_out = set(quantization.left_out(odd) or ())
-        assert {"model.layers.0.mlp.down_proj", "lm_head"} <= left_out
-        assert not left_out & {f"model.layers.0.{name}" for name in ("mlp.up_proj", "self_attn.q_proj")}
-        assert quantization.left_out(even) is None
+        skipped = set(quantization.skipped_layers(odd) or ())
+        assert {"model.layers.0.mlp.down_proj", "lm_head"} <= skipped
+        assert not skipped & {f"model.layers.0.{name}" for name in ("mlp.up_proj", "self_attn.q_proj")}
+        assert quantization.skipped_layers(even) is None
 
-    def test_only_4_bits_of_bitsandbytes_on_the_cpu_are_particular(self) -> None:
+    def test_only_4_bits_of_bitsandbytes_on_the_cpu_limit_shapes(self) -> None:
         assert quantization.needs_shapes(Quantizer.BITSANDBYTES, FOUR, "cpu")
         assert not quantization.needs_shapes(Quantizer.BITSANDBYTES, FOUR, "cuda:0")
         assert not quantization.needs_shapes(Quantizer.BITSANDBYTES, EIGHT, "cpu")
         assert not quantization.needs_shapes(Quantizer.TORCHAO, FOUR, "cpu")
 
-    def test_8_bits_are_made_from_16_without_a_word(
+    def test_8_bits_log_no_cast_warnings(
         self, tiny_vlm: Path, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
     ) -> None:
         with load(tiny_vlm, quantized=True, dtype="bfloat16") as runtime:
@@ -225,7 +227,7 @@ class TestQuantized:
         assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
 
     @pytest.mark.parametrize("quantizer", ["bitsandbytes", "torchao"])
-    def test_without_its_library_it_is_refused_before_weights_are_read(
+    def test_without_its_library_it_is_rejected_before_weights_are_loaded(
         self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch, quantizer: str
     ) -> None:
         monkeypatch.setattr(quantization, "find_spec", lambda name: None if name == quantizer else find_spec(name))
@@ -236,16 +238,16 @@ class TestQuantized:
     def test_torchao_cannot_do_4_bits_on_the_cpu(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(quantization, "find_spec", lambda _: object())
         said = refusal(monkeypatch, tiny_vlm, quantized=True, quantizer="torchao", load_in_8bit=False)
-        assert said == "preset x: torchao computes with 4 bits on CUDA only, not on cpu; set quantizer = bitsandbytes"
-        assert quantization.obstacle(Quantizer.TORCHAO, FOUR, "cuda:0") is None
-        assert quantization.obstacle(Quantizer.TORCHAO, EIGHT, "cpu") is None
+        assert said == "preset x: torchao supports 4 bits on CUDA only, not on cpu; set quantizer = bitsandbytes"
+        assert quantization.unsupported_reason(Quantizer.TORCHAO, FOUR, "cuda:0") is None
+        assert quantization.unsupported_reason(Quantizer.TORCHAO, EIGHT, "cpu") is None
 
 
 class TestCompiled:
     def test_every_layer_is_compiled_and_one_compilation_serves_all(
         self, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Past eight layers torch would go on without a compiler, and say so nowhere but in its log."""
+        """After eight recompilations, torch would silently stop compiling."""
         layers, tokens = 12, 3
         graphs: list[list[int]] = []
 
@@ -267,7 +269,7 @@ class TestCompiled:
 
     @pytest.mark.timeout(600)
     @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
-    def test_it_says_the_same(self, tmp_path: Path, pictures: list[Image.Image]) -> None:
+    def test_replies_are_the_same_when_compiled(self, tmp_path: Path, pictures: list[Image.Image]) -> None:
         small = make_tiny_vlm(tmp_path / "small", text_layers=1, vision_layers=1)
         plain = texts(small, pictures[:2], max_new_tokens=3)
         with load(small, max_new_tokens=3, compile=True) as runtime:
@@ -276,12 +278,12 @@ class TestCompiled:
             answers = list(runtime.predict_batch(pictures[:2], PROMPT))
         assert [answer.text for answer in answers] == plain
 
-    def test_without_a_compiler_it_is_refused(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_a_compiler_it_is_rejected(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bibwatch.runtimes.transformers.options.shutil.which", lambda _: None)
         assert "compile = true needs a C++ compiler" in refusal(monkeypatch, tiny_vlm, compile=True)
 
 
-def test_a_warm_up_writes_a_few_tokens_only(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
+def test_a_warm_up_generates_only_a_few_tokens(tiny_vlm: Path, pictures: list[Image.Image]) -> None:
     with load(tiny_vlm) as runtime:
         with runtime.short_answers():
             (short,) = runtime.predict_batch(pictures[:1], PROMPT)
@@ -292,7 +294,7 @@ def test_a_warm_up_writes_a_few_tokens_only(tiny_vlm: Path, pictures: list[Image
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, **settings: Any) -> str:
-    """Return why a model is refused, before any weight is read."""
+    """Return why a model is rejected, before any weights are loaded."""
 
     def read(*_: Any, **__: Any) -> Any:
         raise AssertionError("the weights were read")

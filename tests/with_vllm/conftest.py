@@ -1,4 +1,4 @@
-"""A model made in seconds, and real vLLM servers."""
+"""A small model with random weights, and real vLLM servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 _PATIENCE = 180  # seconds; it takes 25 on an idle machine
-_SURROUNDINGS = {
+_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -29,13 +29,13 @@ _SURROUNDINGS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let vLLM leave one socket context to the garbage collector, as it does."""
+    """Ignore the socket context that vLLM leaves to the garbage collector."""
     config.addinivalue_line("filterwarnings", "ignore:Unclosed context:ResourceWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def collected() -> Iterator[None]:
-    """Collect it while that warning is ignored: at pytest's own end it no longer is."""
+    """Collect it while the warning is ignored: when pytest exits, it no longer is."""
     yield
     gc.collect()
 
@@ -50,13 +50,13 @@ class VllmServer:
     log: Path
 
     def kill(self) -> None:
-        """End it and all its processes, as a power cut would."""
+        """Kill it and all its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def wait_until_it_answers(self) -> None:
-        """Wait for its health check; fail with the end of its log."""
+        """Wait for its health check; on failure, show the end of its log."""
         deadline = time.monotonic() + _PATIENCE
         while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(urllib.error.URLError, OSError):
@@ -99,7 +99,7 @@ def _serving(folder: Path, log: Path, port: int = 0) -> Iterator[VllmServer]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *flags.split(), *limits.split()],
-            env=os.environ | _SURROUNDINGS,
+            env=os.environ | _ENVIRONMENT,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

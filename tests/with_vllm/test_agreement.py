@@ -1,4 +1,4 @@
-"""Checkpoints that really read say in vLLM, in process and as a server, what they say in transformers."""
+"""Trained checkpoints give the same replies in vLLM, in process and as a server, as in transformers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path) -> list[str]:
-    """Return what is said in transformers, of which nearly all must be right for this to prove anything."""
+    """Return the replies in transformers; nearly all must be correct for the comparison to mean anything."""
     options = {"repo_id": str(checkpoint), "device": "cpu", "dtype": "float32", "family": "generic"}
     with VisionHfTransformers(VisionHfTransformersOptions.model_validate(USUAL | options)) as runtime:
         said = texts(runtime.predict_batch(pictures(NUMBERS + UNTAUGHT), "Which bib?"))
@@ -43,7 +43,7 @@ def expected(checkpoint: Path) -> list[str]:
 
 
 def texts(predictions: Iterable[Prediction]) -> list[str]:
-    """Return what was answered; a failure is no answer."""
+    """Return the replies; fail if there is an error."""
     told = list(predictions)
     assert [each.error for each in told] == [None] * len(told)
     return [each.text for each in told]
@@ -57,7 +57,7 @@ def test_in_process(checkpoint: Path, expected: list[str]) -> None:
 
 
 def test_as_a_server(checkpoint: Path, expected: list[str], serving: Callable[..., Any], tmp_path: Path) -> None:
-    """Which is sent JPEGs: of what is doubtful it may say something else."""
+    """The server gets JPEGs, so doubtful replies may differ."""
     with serving(checkpoint, tmp_path / "server.log") as server:
         there = {"api_url": server.url, "model_name": server.model, "concurrency": 4}
         with VisionOpenAILikeApi(VisionOpenAILikeApiOptions.model_validate(USUAL | there)) as runtime:

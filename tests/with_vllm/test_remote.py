@@ -1,4 +1,4 @@
-"""A real vLLM server with a checkpoint that really reads: what it is asked, what it says, and its sudden end."""
+"""A real vLLM server with a trained checkpoint: requests, replies and a sudden death."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def right(predictions: Iterable[Prediction]) -> int:
     return sum(each.text == reply(bib) for each, bib in zip(predictions, NUMBERS, strict=True))
 
 
-def test_64_at_once_are_read_and_the_server_has_counted_them(trained: Any, runtime: VisionOpenAILikeApi) -> None:
-    """Once each, token for token: what it tells of itself at `/metrics` is what we were told."""
+def test_64_simultaneous_requests_match_the_servers_metrics(trained: Any, runtime: VisionOpenAILikeApi) -> None:
+    """Its `/metrics` count each request once, and the same tokens as our predictions."""
     before = metrics(trained)
     said = list(runtime.predict_batch(pictures(NUMBERS), QUESTION))
     after = metrics(trained)
@@ -78,8 +78,8 @@ def metrics(server: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("structured", ["response_format", "structured_outputs"])
-def test_replies_are_held_to_a_form(runtime: VisionOpenAILikeApi, structured: str) -> None:
-    """Two digits, though every picture has three or four."""
+def test_replies_match_the_constraint(runtime: VisionOpenAILikeApi, structured: str) -> None:
+    """Two digits, although every image has three or four."""
     number = {"type": "object", "properties": {"number": {"type": "string", "pattern": "^[0-9]{2}$"}}}
     bibs = {"type": "array", "items": number | {"required": ["number"]}, "minItems": 1, "maxItems": 1}
     schema = {"type": "object", "properties": {"bibs": bibs}, "required": ["bibs"], "additionalProperties": False}
@@ -91,8 +91,8 @@ def test_replies_are_held_to_a_form(runtime: VisionOpenAILikeApi, structured: st
     assert [len(number) for number in numbers] == [2] * 8
 
 
-def test_what_it_was_taught_it_is_sure_of(trained: Any) -> None:
-    """The confidence of a reading is that of the tokens the server gives with it."""
+def test_untaught_bibs_have_a_lower_probability(trained: Any) -> None:
+    """The probability of a reading comes from the tokens that the server returns."""
     preset = {"kind": "vision_openailike_api", "api_url": trained.url, "model_name": "tiny"}
     registry = Registry([], {"trained": preset}, STAGES)
     numbers = NUMBERS[:16] + UNTAUGHT[:16]
@@ -108,14 +108,14 @@ def test_what_it_was_taught_it_is_sure_of(trained: Any) -> None:
     assert all(0 < each.probability <= 1 for each in taught + untaught)
 
 
-def test_a_question_too_long_for_the_model_is_refused_in_its_words(runtime: VisionOpenAILikeApi) -> None:
+def test_the_error_for_a_long_prompt_has_the_servers_message(runtime: VisionOpenAILikeApi) -> None:
     (said,) = runtime.predict_batch(pictures(NUMBERS[:1]), QUESTION * 1000)
     assert isinstance(said.error, ModelRejectedError)
     assert "1024" in str(said.error)
 
 
-def test_a_server_that_is_killed_in_mid_batch_and_comes_back(serving: Callable[..., Any], tmp_path: Path) -> None:
-    """Every photo is read once, none has paid for it, and the log says so twice: gone, and back."""
+def test_a_server_killed_during_a_batch_recovers(serving: Callable[..., Any], tmp_path: Path) -> None:
+    """Every photo is read once, without a failed attempt, and the log has both events."""
     site = Site(tmp_path)
     numbers = bibs(300)
     with serving(SMOLVLM, tmp_path / "first.log") as first:

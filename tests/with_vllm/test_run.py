@@ -1,4 +1,4 @@
-"""`bibwatch run` and a real vLLM server: what the model says ends in SQL."""
+"""`bibwatch run` with a real vLLM server: the replies are recorded in SQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def run(server: Any, tmp_path: Path, draw: Callable[..., bytes]) -> Callable[..., list[tuple[Any, ...]]]:
-    """Let `bibwatch run --once` describe three photos with a preset of our own; return what SQL says of them."""
+    """Describe three photos with `bibwatch run --once` and a custom preset; return the rows in the database."""
     camera = tmp_path / "finish"
     camera.mkdir()
     for number in range(3):
@@ -55,7 +55,7 @@ def run(server: Any, tmp_path: Path, draw: Callable[..., bytes]) -> Callable[...
 
 
 def test_descriptions_are_recorded(server: Any, run: Callable[..., list[tuple[Any, ...]]], tmp_path: Path) -> None:
-    """Held to a form, for random weights do not know when to stop."""
+    """Constrained, because a model with random weights does not stop."""
     rows = run(extra_body={"structured_outputs": {"regex": "[a-z]{6}"}})
     assert [row[:5] for row in rows] == [
         (str(tmp_path / "finish" / f"{number}.jpg"), "done", None, "tiny", server.url[7:-3]) for number in range(3)
@@ -64,7 +64,7 @@ def test_descriptions_are_recorded(server: Any, run: Callable[..., list[tuple[An
         assert '"description": "' in row[5]
 
 
-def test_answers_that_were_cut_off_are_no_descriptions(run: Callable[..., list[tuple[Any, ...]]]) -> None:
+def test_replies_that_were_cut_off_are_not_recorded(run: Callable[..., list[tuple[Any, ...]]]) -> None:
     rows = run(max_new_tokens=4)
     assert [row[1] for row in rows] == ["failed"] * 3
     for row in rows:

@@ -40,7 +40,7 @@ _SCHEMA = Constraint(
 
 
 def chequered(seed: int) -> Image.Image:
-    """Draw grey squares that a JPEG of full quality keeps exactly: a server then sees what an engine here does."""
+    """Draw grey squares that JPEG keeps exactly at full quality, so that a server gets the same pixels."""
     image = Image.new("RGB", (64, 64))
     shades = random.Random(seed)
     for left in range(0, 64, 16):
@@ -53,7 +53,7 @@ _PICTURES = [chequered(seed) for seed in range(4)]
 
 
 def inline(folder: Path, **options: Any) -> VisionVllm:
-    """Make a runtime with an engine that is small and starts soon."""
+    """Create a runtime with a small engine that starts fast."""
     small: dict[str, Any] = {
         "dtype": "float32",
         "enforce_eager": True,
@@ -66,7 +66,7 @@ def inline(folder: Path, **options: Any) -> VisionVllm:
 
 
 def remote(server: Any, **options: Any) -> VisionOpenAILikeApi:
-    """Make a runtime that asks the server."""
+    """Create a runtime for the server."""
     usual: dict[str, Any] = {
         "model_name": server.model,
         "structured": "structured_outputs",
@@ -79,18 +79,18 @@ def remote(server: Any, **options: Any) -> VisionOpenAILikeApi:
 
 
 def ask(runtime: Any, *images: Image.Image, constraint: Constraint | None = None) -> list[Prediction]:
-    """Return the predictions for some pictures."""
+    """Return the predictions for some images."""
     return list(runtime.predict_batch(images, _PROMPT, constraint=constraint))
 
 
 def texts(predictions: list[Prediction]) -> list[str]:
-    """Return what was answered; a failure is no answer."""
+    """Return the replies; fail if there is an error."""
     assert [prediction.error for prediction in predictions] == [None] * len(predictions)
     return [prediction.text for prediction in predictions]
 
 
 def engine_processes() -> list[Any]:
-    """List the processes of the engine in this process that are alive; the server's are not among them."""
+    """Return the live processes of the in-process engine, without those of the server."""
     mine = psutil.Process().children(recursive=True)
     alive = [each for each in mine if each.status() != psutil.STATUS_ZOMBIE]
     return [each for each in alive if each.name().startswith("VLLM") and not _serves(each)]
@@ -101,9 +101,9 @@ def _serves(process: Any) -> bool:
 
 
 class Constrained(RuntimeConformance):
-    """What both have beyond the contract."""
+    """What both do beyond the contract."""
 
-    def test_a_pattern_is_obeyed_and_its_tokens_are_told(self, runtime: Any) -> None:
+    def test_replies_match_a_regular_expression_and_have_tokens(self, runtime: Any) -> None:
         for prediction in ask(runtime, *_PICTURES, constraint=_DIGITS):
             assert prediction.error is None
             assert re.fullmatch("[0-9]{4}", prediction.text)
@@ -111,26 +111,26 @@ class Constrained(RuntimeConformance):
             assert "".join(token.text for token in prediction.tokens) == prediction.text
             assert all(token.logprob <= 0 for token in prediction.tokens)
 
-    def test_a_schema_is_obeyed(self, runtime: Any) -> None:
+    def test_replies_match_a_schema(self, runtime: Any) -> None:
         for prediction in ask(runtime, *_PICTURES, constraint=_SCHEMA):
             assert prediction.error is None
             if prediction.finish_reason is FinishReason.STOP:
                 assert json.loads(prediction.text)["legible"] in {"yes", "no"}
-            else:  # blanks are JSON too, and random weights may like them
+            else:  # whitespace is valid JSON, and random weights may generate it
                 assert re.match(r"\s*(\{|$)", prediction.text)
 
-    def test_a_pattern_that_is_none_is_an_error_and_the_next_question_is_answered(self, runtime: Any) -> None:
+    def test_an_invalid_regular_expression_is_an_error_of_that_call_only(self, runtime: Any) -> None:
         before = texts(ask(runtime, _PICTURES[0]))
         wrong = ask(runtime, *_PICTURES, constraint=Constraint(regex="[0-9"))
         assert all(isinstance(prediction.error, ModelError) for prediction in wrong)
         assert all("\n" not in str(prediction.error) for prediction in wrong)
         assert texts(ask(runtime, _PICTURES[0])) == before
 
-    def test_an_answer_that_is_cut_off_says_so(self, runtime: Any) -> None:
+    def test_the_finish_reason_of_a_reply_that_was_cut_off(self, runtime: Any) -> None:
         (prediction,) = ask(runtime, _PICTURES[0])
         assert prediction.finish_reason is FinishReason.LENGTH
 
-    def test_an_answer_ends_before_a_stop_text(self, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_reply_ends_before_a_stop_text(self, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         (whole,) = texts(ask(runtime, _PICTURES[0]))
         end = next(char for char in whole[2:] if char.isascii() and char.isprintable())
         monkeypatch.setattr(runtime, "options", runtime.options.model_copy(update={"stop": (end,)}))
@@ -144,17 +144,17 @@ class TestServer(Constrained):
     def unloaded(cls, server: Any) -> VisionOpenAILikeApi:
         return remote(server)
 
-    def test_openais_own_way_to_ask_for_json(self, server: Any) -> None:
+    def test_response_format(self, server: Any) -> None:
         with remote(server, structured="response_format") as runtime:
-            self.test_a_schema_is_obeyed(runtime)
+            self.test_replies_match_a_schema(runtime)
 
-    def test_a_name_the_server_does_not_know_is_an_error_that_names_the_right_one(self, server: Any) -> None:
+    def test_the_error_for_an_unknown_model_lists_the_servers_models(self, server: Any) -> None:
         with remote(server, model_name="smol") as runtime:
             (prediction,) = ask(runtime, _PICTURES[0])
         assert isinstance(prediction.error, ModelUnavailableError)
         assert re.search(r"no model 'smol'; it lists: tiny", str(prediction.error))
 
-    def test_what_the_server_refuses_is_said_in_its_words(self, server: Any) -> None:
+    def test_the_error_for_a_rejected_request_has_the_servers_message(self, server: Any) -> None:
         with remote(server, max_new_tokens=100_000) as runtime:
             (prediction,) = ask(runtime, _PICTURES[0])
         assert isinstance(prediction.error, ModelRejectedError)
@@ -170,7 +170,7 @@ class TestInProcess(Constrained):
     def test_closing_twice_does_no_harm_and_use_brings_it_back(
         self, runtime: VisionVllm, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """And nothing of all that is printed where answers are."""
+        """And nothing is printed to stdout."""
         before = texts(ask(runtime, *_PICTURES))
         assert engine_processes()
         runtime.close()
@@ -182,7 +182,7 @@ class TestInProcess(Constrained):
     def test_the_device_is_named(self, runtime: VisionVllm) -> None:
         assert ask(runtime, _PICTURES[0])[0].device == "cpu"
 
-    def test_a_server_gives_the_same_answers(self, runtime: VisionVllm, server: Any) -> None:
+    def test_a_server_gives_the_same_replies(self, runtime: VisionVllm, server: Any) -> None:
         for image in _PICTURES:
             file = io.BytesIO()
             image.save(file, "JPEG", quality=100)
@@ -192,8 +192,8 @@ class TestInProcess(Constrained):
         assert here == there
         assert len(set(here)) > 1
 
-    def test_an_engine_that_dies_is_an_error_and_leaves_nothing(self, runtime: VisionVllm) -> None:
-        """It is killed while it answers: vLLM's own client would wait for ever."""
+    def test_an_engine_that_dies_is_an_error_and_leaves_no_process(self, runtime: VisionVllm) -> None:
+        """It is killed before a batch: vLLM's own client would wait forever."""
         assert ask(runtime, _PICTURES[0])[0].error is None
         for process in engine_processes():
             process.kill()
@@ -203,24 +203,24 @@ class TestInProcess(Constrained):
         assert engine_processes() == []
 
 
-def test_how_tokens_are_drawn_is_told_to_vllm(tmp_path: Path) -> None:
+def test_sampling_options_are_passed_to_vllm(tmp_path: Path) -> None:
     sampling = inline(tmp_path, temperature=0.7, top_p=0.9, seed=3)._sampling(None)
     assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.7, 0.9, 3)
 
 
-def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^preset inline: the folder .* lacks config\.json") as caught:
+def test_the_error_for_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^preset inline: the folder .* has no config\.json") as caught:
         inline(tmp_path).load()
     assert "\n" not in str(caught.value)
 
 
-def test_a_size_the_model_does_not_know_is_refused(model_folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="does not know min_pixels"):
+def test_a_size_that_the_model_does_not_support_is_rejected(model_folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not support min_pixels"):
         inline(model_folder, min_pixels=100).load()
 
 
-def test_a_server_that_is_gone_is_an_error_of_each_image(server: Any) -> None:
-    """The last test: no other can use the server after it."""
+def test_a_killed_server_is_an_error_of_each_image(server: Any) -> None:
+    """Must be the last test, because it kills the server."""
     with remote(server) as runtime:
         assert ask(runtime, _PICTURES[0])[0].error is None
         server.kill()

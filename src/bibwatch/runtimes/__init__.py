@@ -1,1 +1,1 @@
-"""Runtimes: pixels and a prompt in, predictions out. They know nothing of bibs, files or SQL."""
+"""Runtimes turn images and a prompt into predictions. They know nothing about bibs, files or SQL."""

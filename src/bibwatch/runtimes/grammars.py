@@ -1,6 +1,6 @@
-"""Replies of a given form: which tokens may come next, by llguidance.
+"""Constrained replies: which tokens may come next, according to llguidance.
 
-Knows grammars and tokenizers; transformers asks it as one of its logits processors, other engines token by token.
+Knows grammars and tokenizers. transformers calls it as a logits processor, other engines token by token.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Spaces without end are valid JSON, and weak models write them until they are cut off.
+# Endless whitespace is valid JSON, and weak models generate it until they are cut off.
 _JSON = {"whitespace_pattern": " ?"}
 
 
 class GrammarCompiler:
-    """Makes forms for one tokenizer. Reading its vocabulary takes a second for a large one, so it is done once."""
+    """Compiles constraints for one tokenizer. Create it once: reading a large vocabulary takes a second."""
 
-    def __init__(self, tokenizer: Any, ends: Sequence[int], *, extra: str) -> None:
-        """`ends` are the tokens that end a reply; `extra` is what brings llguidance in.
+    def __init__(self, tokenizer: Any, end_tokens: Sequence[int], *, extra: str) -> None:
+        """`end_tokens` end a reply; `extra` is the extra of bibwatch that installs llguidance.
 
-        Raises ModelUnavailableError where llguidance is missing, ModelError for a tokenizer it cannot read.
+        Raises ModelUnavailableError if llguidance is missing, ModelError for an unsupported tokenizer.
         """
         try:
             from llguidance.hf import from_tokenizer
         except ImportError as exc:
             raise ModelUnavailableError(
-                f"cannot hold replies to a form: {one_line(exc)}: pip install 'bibwatch[{extra}]'"
+                f"cannot constrain replies: {one_line(exc)}: pip install 'bibwatch[{extra}]'"
             ) from exc
         try:
-            self._tokenizer = from_tokenizer(tokenizer, eos_token=list(ends) or None)
+            self._tokenizer = from_tokenizer(tokenizer, eos_token=list(end_tokens) or None)
         except Exception as exc:
-            raise ModelError(f"cannot hold replies to a form: {one_line(exc)}") from exc
+            raise ModelError(f"cannot constrain replies: {one_line(exc)}") from exc
 
     def matcher(self, constraint: Constraint, replies: int) -> GrammarMatcher:
-        """Return the form that so many replies are to have. Raises ModelError for a constraint that is none."""
+        """Return a matcher for a batch of replies. Raises ModelError for an invalid constraint."""
         from llguidance import LLMatcher
 
         try:
@@ -48,37 +48,37 @@ class GrammarCompiler:
             else:
                 grammar = LLMatcher.grammar_from_regex(constraint.regex or "(.|\n)*")
         except ValueError as exc:
-            raise ModelError(f"not a form for a reply: {one_line(exc)}") from exc
-        if wrong := LLMatcher.validate_grammar(grammar, self._tokenizer):
-            raise ModelError(f"not a form for a reply: {' '.join(wrong.split())}")
+            raise ModelError(f"invalid constraint: {one_line(exc)}") from exc
+        if reason := LLMatcher.validate_grammar(grammar, self._tokenizer):
+            raise ModelError(f"invalid constraint: {' '.join(reason.split())}")
         return GrammarMatcher([LLMatcher(self._tokenizer, grammar) for _ in range(replies)])
 
 
 class GrammarMatcher:
-    """Follows the replies of one batch as they are written."""
+    """Tracks the replies of one batch as they are generated."""
 
     def __init__(self, matchers: Sequence[Any]) -> None:
         self._matchers = matchers
         self._started = False
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Leave of torch's scores those of tokens that may come next."""
+        """Mask the scores of tokens that may not come next."""
         import torch
 
         allowed = torch.from_numpy(self.allowed(input_ids[:, -1].tolist(), scores.shape[-1])).to(scores.device)
         return scores.masked_fill(~allowed, float("-inf"))
 
     def allowed(self, last: Sequence[int], width: int) -> NDArray[np.bool_]:
-        """Return for each reply which of `width` tokens may come next, after the last one it was given."""
+        """Return for each reply which of `width` tokens may follow its last token."""
         import numpy as np
 
         for matcher, token in zip(self._matchers, last, strict=True):
-            if self._started and not matcher.is_stopped():  # a reply that has ended is filled up with any token
+            if self._started and not matcher.is_stopped():  # a finished reply is padded with arbitrary tokens
                 matcher.consume_token(token)
         self._started = True
         bits = np.stack([np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8) for matcher in self._matchers])
         for matcher in self._matchers:
             if matcher.is_error():
-                raise ModelError(f"the reply left its form: {' '.join(matcher.get_error().split())}")
+                raise ModelError(f"the reply violates the constraint: {' '.join(matcher.get_error().split())}")
         tokens = np.unpackbits(bits, axis=1, bitorder="little").astype(bool)[:, :width]
         return np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])))

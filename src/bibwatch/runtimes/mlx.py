@@ -1,6 +1,6 @@
-"""`vision_mlx`: a model in this process, run by MLX: on the GPU of an Apple computer, on the CPU of a Linux one.
+"""`vision_mlx`: a model that runs in this process with MLX, on the GPU of a Mac or the CPU of a Linux machine.
 
-Knows mlx-vlm. Does not know what is asked or what the answer is for.
+Knows mlx-vlm. Does not know what prompts and replies mean.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from bibwatch.runtimes.generative import BatchRuntime
 from bibwatch.runtimes.grammars import GrammarCompiler, GrammarMatcher
 from bibwatch.runtimes.hub import HubOptions
 
-_STOP_TOKENS = 16  # at the end of an answer, in which a text to stop at is looked for
-_TEXT_AT_THE_ROOT = frozenset({"qwen2_vl", "qwen2_5_vl"})  # mlx-vlm knows these as the hub has them
+_STOP_TOKENS = 16  # number of last tokens searched for a stop text
+_FLAT_CONFIGS = frozenset({"qwen2_vl", "qwen2_5_vl"})  # mlx-vlm expects their text settings at the root
 _FINISHES = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class VisionMlxOptions(HubOptions):
-    """A checkpoint that mlx-vlm knows. Its precision and its quantization are those of the checkpoint."""
+    """A checkpoint that mlx-vlm supports, in the precision and quantization in which it was saved."""
 
     kind: Literal["vision_mlx"] = "vision_mlx"
-    batch_size: int = Field(default=1, ge=1, description="Images taken at once; MLX answers them one by one.")
+    batch_size: int = Field(default=1, ge=1, description="Images per batch; MLX still processes them one by one.")
 
     @property
     def place(self) -> str:
         return "mlx"
 
     def obstacle(self) -> str | None:
-        return self.missing("mlx", "mlx_vlm", extra="mlx")
+        return self.unavailable_reason("mlx", "mlx_vlm", extra="mlx")
 
 
 class VisionMlx(BatchRuntime[VisionMlxOptions]):
-    """Pictures are answered one by one: mlx-vlm's batches tell neither probabilities nor why an answer ended."""
+    """Processes images one by one: mlx-vlm's batches report neither probabilities nor finish reasons."""
 
     options_type: ClassVar[type[ModelOptions]] = VisionMlxOptions
 
@@ -62,18 +62,18 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             raise ConfigurationError(f"{where}: {one_line(exc)}: pip install 'bibwatch[mlx]'") from exc
         folder = checkpoints.folder(self.options)
         try:
-            with _mlx_processors(), _older_spelling(folder) as spelled:
-                model, processor = mlx_vlm.load(str(spelled), trust_remote_code=self.options.trust_remote_code)
+            with _mlx_processors(), _compatible_folder(folder) as compatible:
+                model, processor = mlx_vlm.load(str(compatible), trust_remote_code=self.options.trust_remote_code)
         except Exception as exc:
             raise ConfigurationError(f"{where}: {self.options.repo_id} cannot be loaded: {one_line(exc, 300)}") from exc
         if not any(getattr(part, "chat_template", None) for part in (processor, _tokenizer(processor))):
-            raise ConfigurationError(f"{where}: {self.options.repo_id} comes without a chat template")
-        pictures = processor.image_processor
-        size = checkpoints.picture_size(self.options, _size(pictures))
-        if size and hasattr(pictures, "size"):
-            pictures.size = size
+            raise ConfigurationError(f"{where}: {self.options.repo_id} has no chat template")
+        image_processor = processor.image_processor
+        size = checkpoints.image_size(self.options, _size(image_processor))
+        if size and hasattr(image_processor, "size"):
+            image_processor.size = size
         elif size:
-            pictures.min_pixels, pictures.max_pixels = size["shortest_edge"], size["longest_edge"]
+            image_processor.min_pixels, image_processor.max_pixels = size["shortest_edge"], size["longest_edge"]
         self._model, self._processor = model, processor
 
     def close(self) -> None:
@@ -89,13 +89,13 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
     ) -> Sequence[Prediction]:
         from mlx_vlm.prompt_utils import apply_chat_template
 
-        # The picture comes first, as for all other engines: mlx-vlm itself would put some models' (Qwen2-VL) last.
+        # Image first, as in all other engines: for some models (Qwen2-VL), mlx-vlm would put it last.
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         message = {"role": "user", "content": content}
         text = apply_chat_template(self._processor, self._model.config, message, num_images=1)
-        return [self._answer(image, text, self._matcher(constraint)) for image in images]
+        return [self._generate(image, text, self._matcher(constraint)) for image in images]
 
-    def _answer(self, image: Image.Image, text: str, matcher: GrammarMatcher | None) -> Prediction:
+    def _generate(self, image: Image.Image, text: str, matcher: GrammarMatcher | None) -> Prediction:
         import mlx.core as mx
         from mlx_vlm import stream_generate
 
@@ -111,17 +111,17 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
             image=[image],
             max_tokens=self.options.max_new_tokens,
             temperature=self.options.temperature,
-            # A checkpoint's own taste in sampling would change what `temperature` means here.
+            # The checkpoint's own sampling settings would change the meaning of `temperature`.
             top_p=self.options.top_p,
             top_k=0,
-            logits_processors=[_masks(matcher)] if matcher else None,
+            logits_processors=[_logits_processor(matcher)] if matcher else None,
         ):
             if step.finish_reason is None:
                 ids.append(int(step.token))
                 logprobs.append(float(step.logprobs[step.token]))
                 if any(stop in self._decode(ids[-_STOP_TOKENS:]) for stop in self.options.stop):
                     break
-            else:  # the last step repeats the last token, or is the one that ends the answer
+            else:  # the last step repeats the last token, or ends the reply
                 finish = _FINISHES.get(step.finish_reason, FinishReason.UNKNOWN)
         texts = checkpoints.token_texts(ids, self._decode)
         return Prediction(
@@ -146,23 +146,23 @@ class VisionMlx(BatchRuntime[VisionMlxOptions]):
         return text
 
 
-def _masks(matcher: GrammarMatcher) -> Callable[[Any, Any], Any]:
-    """Return a form as mlx-vlm asks it: for the scores of one reply, after the tokens so far."""
+def _logits_processor(matcher: GrammarMatcher) -> Callable[[Any, Any], Any]:
+    """Return a matcher as a logits processor of mlx-vlm: it maps tokens and scores of one reply to masked scores."""
     import mlx.core as mx
 
-    def masks(tokens: Any, scores: Any) -> Any:
+    def mask(tokens: Any, scores: Any) -> Any:
         allowed = matcher.allowed([int(tokens.reshape(-1)[-1])], scores.shape[-1])
         return mx.where(mx.array(allowed), scores, -float("inf"))
 
-    return masks
+    return mask
 
 
-def _size(pictures: Any) -> dict[str, int | None]:
-    """Return the size a processor brings pictures to, in transformers' words: mlx-vlm's own for Qwen has others."""
-    if hasattr(pictures, "size"):
-        return dict(pictures.size or {})
-    if hasattr(pictures, "min_pixels"):
-        return {"shortest_edge": pictures.min_pixels, "longest_edge": pictures.max_pixels}
+def _size(processor: Any) -> dict[str, int | None]:
+    """Return the size that a processor resizes images to, named as in transformers, also for mlx-vlm's Qwen."""
+    if hasattr(processor, "size"):
+        return dict(processor.size or {})
+    if hasattr(processor, "min_pixels"):
+        return {"shortest_edge": processor.min_pixels, "longest_edge": processor.max_pixels}
     return {}
 
 
@@ -170,70 +170,70 @@ def _tokenizer(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-_patched: Any = None  # AutoProcessor.from_pretrained as mlx-vlm leaves it
+_patched: Any = None  # mlx-vlm's replacement of AutoProcessor.from_pretrained
 
 
 @contextmanager
 def _mlx_processors() -> Iterator[None]:
-    """Keep to this block what mlx-vlm does to transformers.
+    """Limit mlx-vlm's patch of transformers to this block.
 
-    It replaces AutoProcessor.from_pretrained, and a model that transformers runs would get MLX's arrays from then on.
+    It replaces AutoProcessor.from_pretrained, so that models in transformers would get MLX arrays from then on.
     """
-    global _patched  # noqa: PLW0603  # it is one for the process, as what it replaces is
+    global _patched  # noqa: PLW0603  # the patched class is global, too
     from transformers import AutoProcessor
 
-    plain = AutoProcessor.__dict__["from_pretrained"]
+    original = AutoProcessor.__dict__["from_pretrained"]
     if _patched is not None:
         AutoProcessor.from_pretrained = _patched
     try:
         yield
     finally:
         _patched = AutoProcessor.__dict__["from_pretrained"]
-        AutoProcessor.from_pretrained = plain
+        AutoProcessor.from_pretrained = original
 
 
 @contextmanager
-def _older_spelling(folder: Path) -> Iterator[Path]:
-    """Give a folder whose config.json says things where mlx-vlm looks for them.
+def _compatible_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder with a config.json that mlx-vlm understands.
 
-    transformers 5 writes `rope_parameters` only: mlx-vlm then takes a default, and reads nonsense without a word.
-    It nests the text model's settings of every model: Qwen's mlx-vlm then does not load.
+    transformers 5 writes only `rope_parameters`: mlx-vlm then uses a default and silently generates nonsense.
+    It also nests the text model's settings: mlx-vlm then fails to load Qwen models.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    changed = [_spell_rope(config), _spell_qwen(config)]
+    changed = [_add_rope_theta(config), _flatten_qwen(config)]
     if not any(changed):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="bibwatch-mlx-") as temporary:
-        spelled = Path(temporary)
+        compatible = Path(temporary)
         for file in folder.iterdir():
             if file.name != "config.json":
-                (spelled / file.name).symlink_to(file.resolve())
-        (spelled / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        yield spelled
+                (compatible / file.name).symlink_to(file.resolve())
+        (compatible / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield compatible
 
 
-def _spell_rope(config: dict[str, Any]) -> bool:
-    """Add the older names of `rope_parameters` to a configuration and those inside it; tell if any was missing."""
+def _add_rope_theta(config: dict[str, Any]) -> bool:
+    """Add the older names for `rope_parameters` to a configuration and its nested ones; return whether it changed."""
     changed = False
     for inner in [value for value in config.values() if isinstance(value, dict)]:
-        changed |= _spell_rope(inner)
+        changed |= _add_rope_theta(inner)
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope:
         return changed
-    older = {"rope_theta": rope["rope_theta"]}
+    old_names = {"rope_theta": rope["rope_theta"]}
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     if scaling and scaling != {"rope_type": "default"}:
-        older["rope_scaling"] = scaling | {"type": scaling.get("rope_type", "default")}
-    missing = {key: value for key, value in older.items() if config.get(key) is None}
+        old_names["rope_scaling"] = scaling | {"type": scaling.get("rope_type", "default")}
+    missing = {key: value for key, value in old_names.items() if config.get(key) is None}
     config.update(missing)
     return changed or bool(missing)
 
 
-def _spell_qwen(config: dict[str, Any]) -> bool:
-    """Put the nested settings of a Qwen's text model at the root; tell if there were any."""
+def _flatten_qwen(config: dict[str, Any]) -> bool:
+    """Copy the nested settings of Qwen's text model to the root; return whether it changed."""
     text = config.get("text_config")
-    if config.get("model_type") not in _TEXT_AT_THE_ROOT or not isinstance(text, dict):
+    if config.get("model_type") not in _FLAT_CONFIGS or not isinstance(text, dict):
         return False
     config.update({key: value for key, value in text.items() if config.get(key) is None})
     config["vision_config"]["model_type"] = config["model_type"]

@@ -1,4 +1,4 @@
-"""Tokens that belong to a text."""
+"""Matching tokens to a text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bibwatch.runtimes.base import Token
 
 
 def tokens_of(text: str, tokens: Iterable[Token]) -> tuple[Token, ...]:
-    """Return the first tokens that together are the text, or none if they are not: then they say nothing of it.
+    """Return the leading tokens that make up the text; none if they do not match it.
 
-    Engines list the token that ends a reply too, and cannot write half a character as text.
+    Engines also list the token that ends a reply, and cannot represent part of a character as text.
     """
     found = []
     rest = text

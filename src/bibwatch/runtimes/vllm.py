@@ -1,7 +1,7 @@
-"""`vision_vllm`: a checkpoint in a vLLM engine of our own, for machines with a GPU and no server.
+"""`vision_vllm`: a checkpoint in our own vLLM engine, for machines with a GPU but no server.
 
-The engine is a process that vLLM starts and stops; it reads a script again that is not guarded by
-`if __name__ == "__main__":`. Knows vLLM, nothing of servers.
+vLLM starts the engine in a process of its own, which imports the main script again: guard that with
+`if __name__ == "__main__":`. Knows vLLM. Does not know servers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bibwatch.runtimes.hub import HubOptions
 from bibwatch.runtimes.tokens import tokens_of
 
 _GIB = 1 << 30
-_CPU_CACHE_GB = 2.0  # vLLM itself would take nine tenths of the machine's memory
-_FITTING = -1  # vLLM's word for as many tokens as the cache can hold, up to the model's own limit
-_LOOK_SECONDS = 1.0
-_ERROR_LENGTH = 300
+_CPU_CACHE_GB = 2.0  # vLLM's default is nine tenths of the machine's memory
+_AUTO_LENGTH = -1  # for vLLM: as many tokens as fit in the cache, up to the model's limit
+_POLL_SECONDS = 1.0
+_ERROR_LENGTH = 300  # characters kept of vLLM's message
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-_SURROUNDINGS = {
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for answers
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # no telemetry
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for results
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class VisionVllmOptions(HubOptions):
-    """A checkpoint that vLLM knows; `batch_size` pictures are answered at once."""
+    """A checkpoint that vLLM supports; it processes `batch_size` images at once."""
 
     hardware_fields: ClassVar[frozenset[str]] = ModelOptions.hardware_fields | {
         "gpu_memory_utilization", "kv_cache_gb", "tensor_parallel_size", "enforce_eager",
@@ -49,35 +49,37 @@ class VisionVllmOptions(HubOptions):
     kind: Literal["vision_vllm"] = "vision_vllm"
     dtype: DtypeOption = Field(
         default=Dtype.AUTO,
-        description="Precision; auto is the checkpoint's own, or 16 bits where that is 32.",
+        description="Precision; auto: the checkpoint's own, but 16 bits if that is 32.",
     )
     quantization: str | None = Field(
-        default=None, description="How the weights are quantized (awq, gptq, fp8); unset: as the checkpoint says."
+        default=None, description="How the weights are quantized (awq, gptq, fp8); unset: as set in the checkpoint."
     )
     max_model_len: int | None = Field(
-        default=None, ge=1, description="Tokens of picture, prompt and answer together; unset: as many as fit."
+        default=None, ge=1, description="Maximum tokens of image, prompt and reply together; unset: as many as fit."
     )
     gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Part of the GPU's memory that vLLM takes, whatever the model's size."
+        default=0.9, gt=0, le=1, description="Fraction of the GPU's memory that vLLM uses."
     )
     kv_cache_gb: float | None = Field(
-        default=None, gt=0, description="Gigabytes for its cache instead of what that leaves; unset: 2 on a CPU."
+        default=None,
+        gt=0,
+        description="Gigabytes of KV cache; unset: what the model leaves of gpu_memory_utilization, or 2 on a CPU.",
     )
-    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs the model is spread over.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="Number of GPUs to split the model across.")
     enforce_eager: bool = Field(
-        default=False, description="Do not compile: starts sooner and takes less memory, answers later."
+        default=False, description="Do not compile: starts faster and uses less memory, but runs slower."
     )
 
     @property
     def place(self) -> str:
-        return "auto"  # vLLM is built for one kind of device and takes that
+        return "auto"  # vLLM is built for one kind of device
 
     def obstacle(self) -> str | None:
-        return self.missing("vllm", extra="vllm")
+        return self.unavailable_reason("vllm", extra="vllm")
 
 
 class VisionVllm(BatchRuntime[VisionVllmOptions]):
-    """An engine that is started by `load()` and ended by `close()`. One that dies is started again when next asked."""
+    """Starts an engine in `load()` and stops it in `close()`. If it dies, the next `predict_batch` starts it again."""
 
     options_type: ClassVar[type[ModelOptions]] = VisionVllmOptions
 
@@ -90,7 +92,7 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
         if self._llm is not None:
             return
         where = f"preset {self.options.name}"
-        for name, value in _SURROUNDINGS.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
             from vllm import LLM
@@ -114,18 +116,18 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._llm
-        if llm is None:  # it died at an earlier batch of these pictures
+        if llm is None:  # it died in an earlier batch of this call
             raise ModelUnavailableError(f"{self.options.name}: the vLLM engine died")
-        asked = [_message(image, prompt) for image in images]
+        messages = [_message(image, prompt) for image in images]
         sampling = self._sampling(constraint)
         try:
-            answers = _unless_dead(llm.llm_engine.engine_core, lambda: llm.chat(asked, sampling, use_tqdm=False))
+            outputs = _while_alive(llm.llm_engine.engine_core, lambda: llm.chat(messages, sampling, use_tqdm=False))
         except EngineDeadError as exc:
             self.close()
             raise ModelUnavailableError(
-                f"{self.options.name}: the vLLM engine died; its log says why (out of memory?)"
+                f"{self.options.name}: the vLLM engine died, perhaps out of memory; see its log"
             ) from exc
-        return [self._prediction(answer.outputs[0]) for answer in answers]
+        return [self._prediction(output.outputs[0]) for output in outputs]
 
     def close(self) -> None:
         llm, self._llm = self._llm, None
@@ -137,24 +139,24 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
         """Return vLLM's engine arguments."""
         options = self.options
         cache_gb = options.kv_cache_gb or (_CPU_CACHE_GB if self._device == "cpu" else None)
-        size = self._picture_size(folder)
+        size = self._image_size(folder)
         return {
             "model": str(folder),
             "trust_remote_code": options.trust_remote_code,
             "dtype": options.dtype.value,
             "quantization": options.quantization,
-            "max_model_len": options.max_model_len or _FITTING,
+            "max_model_len": options.max_model_len or _AUTO_LENGTH,
             "max_num_seqs": options.batch_size,
             "gpu_memory_utilization": options.gpu_memory_utilization,
             "kv_cache_memory_bytes": int(cache_gb * _GIB) if cache_gb else None,
             "tensor_parallel_size": options.tensor_parallel_size,
             "enforce_eager": options.enforce_eager,
             "limit_mm_per_prompt": {"image": 1, "video": 0},
-            "mm_processor_cache_gb": 0,  # a photo is not asked about twice
+            "mm_processor_cache_gb": 0,  # no photo is sent twice
             "mm_processor_kwargs": {"size": size} if size else None,
         }
 
-    def _picture_size(self, folder: Path) -> dict[str, int] | None:
+    def _image_size(self, folder: Path) -> dict[str, int] | None:
         options = self.options
         if options.image_longest_edge is None and options.min_pixels is None and options.max_pixels is None:
             return None
@@ -163,17 +165,17 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
         processor = AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=options.trust_remote_code
         )
-        return checkpoints.picture_size(options, dict(processor.size or {}))
+        return checkpoints.image_size(options, dict(processor.size or {}))
 
     def _sampling(self, constraint: Constraint | None) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        form = None
+        structured = None
         if constraint is not None and constraint.json_schema is not None:
-            form = StructuredOutputsParams(json=constraint.json_schema)
+            structured = StructuredOutputsParams(json=constraint.json_schema)
         elif constraint is not None and constraint.regex is not None:
-            form = StructuredOutputsParams(regex=constraint.regex)
+            structured = StructuredOutputsParams(regex=constraint.regex)
         return SamplingParams(
             temperature=self.options.temperature,
             top_p=self.options.top_p,
@@ -181,24 +183,24 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
             max_tokens=self.options.max_new_tokens,
             stop=list(self.options.stop),
             skip_special_tokens=self.options.skip_special_tokens,
-            logprobs=0,  # of the token that was taken, and of no other
-            structured_outputs=form,
+            logprobs=0,  # only of the chosen token
+            structured_outputs=structured,
         )
 
-    def _prediction(self, answer: Any) -> Prediction:
-        if answer.finish_reason in {None, "abort", "error"}:
-            error = ModelUnavailableError(f"{self.options.name}: vLLM gave up on the answer ({answer.finish_reason})")
+    def _prediction(self, completion: Any) -> Prediction:
+        if completion.finish_reason in {None, "abort", "error"}:
+            error = ModelUnavailableError(f"{self.options.name}: vLLM aborted the reply ({completion.finish_reason})")
             return Prediction(device=self._device, error=error)
-        ids = list(answer.token_ids)
+        ids = list(completion.token_ids)
         texts = checkpoints.token_texts(ids, self._decode)
         tokens = (
             Token(text, chosen[number].logprob)
-            for text, number, chosen in zip(texts, ids, answer.logprobs or (), strict=False)
+            for text, number, chosen in zip(texts, ids, completion.logprobs or (), strict=False)
         )
         return Prediction(
-            text=answer.text,
-            finish_reason=_FINISH.get(answer.finish_reason, FinishReason.UNKNOWN),
-            tokens=tokens_of(answer.text, tokens),
+            text=completion.text,
+            finish_reason=_FINISH.get(completion.finish_reason, FinishReason.UNKNOWN),
+            tokens=tokens_of(completion.text, tokens),
             device=self._device,
         )
 
@@ -211,24 +213,24 @@ class VisionVllm(BatchRuntime[VisionVllmOptions]):
 
 def _message(image: Image.Image, prompt: str) -> list[dict[str, Any]]:
     bare = image.copy()
-    bare.info.clear()  # vLLM turns a picture by its EXIF orientation; these are upright already
+    bare.info.clear()  # vLLM would apply the EXIF orientation again; the images are already upright
     return [{"role": "user", "content": [{"type": "image_pil", "image_pil": bare}, {"type": "text", "text": prompt}]}]
 
 
-def _unless_dead(engine: Any, ask: Callable[[], T]) -> T:
-    """Return what an engine answers. Raises EngineDeadError if it dies meanwhile: vLLM itself would wait for ever."""
-    answer: Future[T] = Future()
+def _while_alive(engine: Any, call: Callable[[], T]) -> T:
+    """Return the result of `call`. Raises EngineDeadError if the engine dies: vLLM itself would wait forever."""
+    result: Future[T] = Future()
 
     def run() -> None:
         try:
-            answer.set_result(ask())
-        except BaseException as exc:  # noqa: BLE001  # it belongs to the thread that waits
-            answer.set_exception(exc)
+            result.set_result(call())
+        except BaseException as exc:  # noqa: BLE001  # re-raised in the waiting thread
+            result.set_exception(exc)
 
     Thread(target=run, name="bibwatch-vllm", daemon=True).start()
     ensure_alive = getattr(engine, "ensure_alive", lambda: None)  # an engine inside this process has none
-    while not wait([answer], _LOOK_SECONDS).done:
+    while not wait([result], _POLL_SECONDS).done:
         ensure_alive()
-    if answer.exception() is not None:
-        ensure_alive()  # what a dying engine's client raises is of any type
-    return answer.result()
+    if result.exception() is not None:
+        ensure_alive()  # the client of a dying engine may raise anything
+    return result.result()

@@ -1,4 +1,4 @@
-"""Models behind servers that speak OpenAI's chat completions."""
+"""Models on servers with OpenAI's chat completions API."""
 
 from bibwatch.runtimes.openai.options import Address, VisionOpenAILikeApiOptions
 from bibwatch.runtimes.openai.runtime import VisionOpenAILikeApi

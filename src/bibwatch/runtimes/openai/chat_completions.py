@@ -38,7 +38,7 @@ from bibwatch.runtimes.base import FinishReason, Token, Usage
 from bibwatch.runtimes.tokens import tokens_of
 
 _MAX_BYTES = 16_000_000  # of a response
-_MESSAGE_LENGTH = 300  # characters of a server's message that are kept
+_MESSAGE_LENGTH = 300  # characters kept of a server's message
 # Seconds an idle connection is kept. vLLM closes its end after 5, and a request sent at that moment is lost.
 _KEEP_ALIVE = 2.0
 _JSON = {"Content-Type": "application/json"}
@@ -51,9 +51,9 @@ _REFUSALS: tuple[tuple[Container[int], type[ModelError], str], ...] = (
 )
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ANY_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-_SUFFIX = re.compile(r"-\d[-\d]*|[@:].*")  # what a server may append to a model's name: a date, a revision, a tag
+_SUFFIX = re.compile(r"-\d[-\d]*|[@:].*")  # a server may append a date, a revision or a tag to a model's name
 
-# Below WARNING, these two also log what the server sent, and some servers repeat the key.
+# Below WARNING, these also log what the server sent, which may include the key.
 for _logger in ("httpx", "httpcore.http11"):
     logging.getLogger(_logger).setLevel(logging.WARNING)
 
@@ -121,19 +121,19 @@ class Access:
     """How to connect to a server."""
 
     key: str | None = field(repr=False)
-    key_file: str  # where the key is from, for messages
+    key_file: str  # for messages
     ca_file: Path | None  # certificates to trust
     timeout_seconds: float
     connect_seconds: float
     connections: int
-    proxies: bool  # whether to use those of the environment
+    proxies: bool  # whether to use the proxies set in the environment
 
 
 class ChatServer:
     """A client for one server. Thread-safe."""
 
     def __init__(self, url: str, models_url: str, *, name: str, place: str, model: str, access: Access) -> None:
-        """Make a client for `model`; `name` (the preset's) and `place` (the server's) are for messages.
+        """Create a client for `model`; `name` (the preset's) and `place` (the server's) are for messages.
 
         Raises ConfigurationError for an invalid URL or certificate file.
         """
@@ -142,7 +142,7 @@ class ChatServer:
         self._model = model
         try:
             self._url, self._models_url = httpx.URL(url), httpx.URL(models_url)
-            _ = self._url.host  # an international host name is validated only now
+            _ = self._url.host  # validates an international host name
         except (httpx.InvalidURL, ValueError) as exc:
             raise ConfigurationError(f"{self._where}: api_url: {one_line(exc)}") from exc
         self._access = access
@@ -159,7 +159,7 @@ class ChatServer:
         return self._exchange("POST", self._url, body)
 
     def parse(self, response: HttpResponse, max_tokens: int) -> ChatReply:
-        """Return the reply in a response. Raises the ModelError that fits, also for over `max_tokens` tokens."""
+        """Return the reply in a response. Raises ModelError, also for a reply of more than `max_tokens` tokens."""
         if response.status == HTTPStatus.NOT_FOUND:
             raise ModelNotServedError(f"{self._where} {self._not_found()} (404: {self._message(response.body)})")
         if response.status != HTTPStatus.OK:
@@ -175,7 +175,7 @@ class ChatServer:
             return [self._masked(model.id) for model in _Models.model_validate_json(response.body).data]
         except ValidationError as exc:
             raise ModelFaultError(
-                f"{self._where}: its list of models is invalid: {self._message(response.body)}"
+                f"{self._where}: the list of models is invalid: {self._message(response.body)}"
             ) from exc
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class ChatServer:
         self._client.close()
 
     def _exchange(self, method: str, url: httpx.URL, body: bytes | None = None) -> HttpResponse:
-        """Return the complete response. Raises ModelTimeoutError once `timeout_seconds` are over, even mid-response."""
+        """Return the complete response. Raises ModelTimeoutError after `timeout_seconds`, even mid-response."""
         seconds = self._access.timeout_seconds
         deadline = time.monotonic() + seconds
         received = bytearray()
@@ -194,7 +194,7 @@ class ChatServer:
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("too slow", request=response.request)
                     if len(received) > _MAX_BYTES:
-                        raise ModelFaultError(f"{self._where}: a response of over {_MAX_BYTES} bytes")
+                        raise ModelFaultError(f"{self._where}: the response is larger than {_MAX_BYTES} bytes")
                 return HttpResponse(response.status_code, bytes(received), response.headers.get("Retry-After"))
         except httpx.ConnectTimeout as exc:
             raise ModelUnreachableError(f"{self._where}: no connection within connect_seconds") from exc
@@ -207,7 +207,7 @@ class ChatServer:
             raise ModelUnreachableError(f"{self._where} cannot be reached ({self._excerpt(exc)}{hint})") from exc
         except httpx.DecodingError as exc:
             raise ModelFaultError(f"{self._where}: the response cannot be decompressed ({self._excerpt(exc)})") from exc
-        except RuntimeError as exc:  # the client was closed meanwhile
+        except RuntimeError as exc:  # the client has been closed
             raise ModelUnreachableError(f"{self._where}: the connection was closed ({self._excerpt(exc)})") from exc
         except httpx.HTTPError as exc:
             raise ModelDisconnectedError(f"{self._where}: the connection broke ({self._excerpt(exc)})") from exc
@@ -234,30 +234,29 @@ class ChatServer:
             raise ModelReplyError(f"{self._where}: the reply has no text ({why})")
         if usage and usage.completion_tokens > max_tokens:
             raise ModelReplyError(
-                f"{self._where}: a reply of {usage.completion_tokens} tokens where {max_tokens} are allowed"
+                f"{self._where}: the reply has {usage.completion_tokens} tokens, more than the {max_tokens} allowed"
             )
         tokens = _tokens(text, choice.logprobs)
         return ChatReply(text=text, finish_reason=finish, tokens=tokens, usage=usage, place=self.place)
 
     def _check_model(self, named: str | None) -> None:
-        """Raise ModelNotServedError if another model replied: its results would be under the wrong name."""
+        """Raise ModelNotServedError if another model replied: its results would be recorded under the wrong name."""
         if not named:
             return
         wanted, replied = (name.rpartition("/")[2].casefold() for name in (self._model, named))
         if not replied.startswith(wanted) or not (replied == wanted or _SUFFIX.fullmatch(replied.removeprefix(wanted))):
             raise ModelNotServedError(
-                f"{self._where}: {self._excerpt(named)} answers, not {self._model}; "
-                "if that is the one you want, name it in model_name"
+                f"{self._where}: {self._excerpt(named)} replied, not {self._model}; "
+                "if that is the model you want, set model_name to it"
             )
 
     def _error(self, response: HttpResponse) -> ModelError:
-        """Return the error for a response that is not a success."""
+        """Return the error for an unsuccessful response."""
         status, message = response.status, self._message(response.body)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            # The server's message is left out: some repeat the key.
-            what = (
-                f"refuses the key in {self._access.key_file}" if self._access.key else "wants a key: set api_key_file"
-            )
+            # The server's message is left out: it may contain the key.
+            refused = f"refuses the key in {self._access.key_file}"
+            what = refused if self._access.key else "requires a key: set api_key_file"
             return ModelNotServedError(f"{self._where} {what} ({status})")
         kind, what = next((kind, what) for statuses, kind, what in _REFUSALS if status in statuses)
         error = kind(f"{self._where} {what} ({status}: {message})")
@@ -269,13 +268,13 @@ class ChatServer:
         try:
             names = self._excerpt(", ".join(self.models()))
         except ModelNotServedError:
-            return f"has no model {self._model!r}, or api_url is not the right one"
+            return f"has no model {self._model!r}, or api_url is wrong"
         except ModelError:
             return f"has no model {self._model!r}"
         return f"has no model {self._model!r}; it lists: {names or 'none'}"
 
     def _message(self, body: bytes) -> str:
-        """Return the `error`, `detail` or `message` of a response, else its beginning."""
+        """Return the `error`, `detail` or `message` of a response, otherwise its beginning."""
         message: object
         try:
             message = _ANY_JSON.validate_json(body)
@@ -289,12 +288,12 @@ class ChatServer:
 
     def _excerpt(self, message: object) -> str:
         """Return the beginning of a server's message on one line, without the key."""
-        text = self._masked(str(message))  # before anything is cut off: half a key is a secret, too
+        text = self._masked(str(message))  # before truncation: part of a key is secret, too
         text = "".join(char if char.isprintable() else " " for char in text[: 4 * _MESSAGE_LENGTH])
         return " ".join(text.split())[:_MESSAGE_LENGTH]
 
     def _masked(self, text: str) -> str:
-        """Return a server's text without the key, which some repeat."""
+        """Return a server's text without the key, which some servers repeat."""
         return text.replace(self._access.key, "***") if self._access.key else text
 
 
@@ -315,7 +314,7 @@ def _usage(usage: JsonValue) -> Usage | None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, given as such or as a date; None if it is neither."""
+    """Return the seconds of a Retry-After header, which may be a number or a date; None if it is neither."""
     if not retry_after:
         return None
     try:
@@ -323,13 +322,13 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):  # not a date, or one without a time zone
+        except (ValueError, TypeError, OverflowError):  # not a date, or a date without a time zone
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _trust(ca_file: Path | None, where: str) -> ssl.SSLContext | bool:
-    """Return which certificates to trust, as httpx takes it. Raises ConfigurationError."""
+    """Return the `verify` argument for httpx. Raises ConfigurationError."""
     if ca_file is None:
         return True
     try:

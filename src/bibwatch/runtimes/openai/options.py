@@ -1,4 +1,4 @@
-"""The options of `vision_openailike_api`: where its servers are, and how to send requests to them."""
+"""The options of `vision_openailike_api`: its servers, and how to send requests to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the server is on this machine."""
         host = self._host_and_port[0]
         try:
             return ip_address(host).is_loopback
@@ -48,7 +48,7 @@ class Address:
             return host == "localhost"
 
     def is_listening(self) -> bool:
-        """Return whether a server accepts connections there."""
+        """Return whether the server accepts connections."""
         try:
             socket.create_connection(self._host_and_port, timeout=_CONNECT_SECONDS).close()
         except OSError:
@@ -62,7 +62,7 @@ class Address:
 
 
 class VisionOpenAILikeApiOptions(GenerativeOptions):
-    """A model on a server. Photos are sent to `api_url` and nowhere else; writing it is the consent."""
+    """A model on a server. Photos are sent to `api_url` and nowhere else; setting it is consent."""
 
     is_remote: ClassVar[bool] = True
     hardware_fields: ClassVar[frozenset[str]] = GenerativeOptions.hardware_fields | {
@@ -77,31 +77,30 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
 
     kind: Literal["vision_openailike_api"] = "vision_openailike_api"
     api_url: str | tuple[str, ...] = Field(
-        description="Such as http://127.0.0.1:8000/v1; one ending in /chat/completions is used as it is. With a list, "
-        "of servers with the same model, each request goes to the least busy."
+        description="Such as http://127.0.0.1:8000/v1; a URL ending in /chat/completions is used as is. With a list of "
+        "servers with the same model, each request goes to the least busy."
     )
-    model_name: str = Field(min_length=1, description="The name the server knows the model by.")
+    model_name: str = Field(min_length=1, description="Name of the model on the server.")
     api_key_file: Path | None = Field(
-        default=None, description="File with the key; ${CREDENTIALS_DIRECTORY} in it is replaced."
+        default=None,
+        description="File with the API key; its path may contain variables: ${CREDENTIALS_DIRECTORY}.",
     )
     ca_file: Path | None = Field(
-        default=None, description="File with the certificates (PEM) to trust, for a server with a private one."
+        default=None, description="PEM file with certificates to trust, for a server with a private one."
     )
-    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Seconds a response may take.")
-    connect_seconds: float = Field(default=5, gt=0, le=86400, description="Seconds a connection may take.")
-    concurrency: int = Field(
-        default=8, ge=1, le=256, description="Requests in flight at the same time, at each server."
-    )
+    timeout_seconds: float = Field(default=60, gt=0, le=86400, description="Maximum seconds for a response.")
+    connect_seconds: float = Field(default=5, gt=0, le=86400, description="Maximum seconds to connect.")
+    concurrency: int = Field(default=8, ge=1, le=256, description="Maximum requests in flight at each server.")
     retries: int = Field(
         default=2,
         ge=0,
         le=10,
-        description="Further tries of a request, at the same server or another, before the photo waits.",
+        description="Retries of a request, at the same server or another, before the photo waits.",
     )
     longest_side: int | None = Field(
         default=1536,
         ge=32,
-        description="Pixels of the longest side of the photos that are sent; larger ones are reduced.",
+        description="Longest side in pixels of the photos that are sent; larger ones are reduced.",
     )
     jpeg_quality: int = Field(default=90, ge=1, le=100, description="JPEG quality of the photos that are sent.")
     logprobs: bool = Field(
@@ -109,10 +108,10 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
     )
     structured: Literal["response_format", "structured_outputs"] = Field(
         default="response_format",
-        description="How a reply is constrained: OpenAI's way (JSON only), or vLLM's (patterns, too).",
+        description="How to constrain a reply: OpenAI's way (JSON only), or vLLM's (regular expressions, too).",
     )
     extra_body: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Fields added to every request, replacing those of the same name."
+        default_factory=dict, description="Fields to add to every request; they replace fields of the same name."
     )
 
     @field_validator("api_url")
@@ -122,16 +121,16 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
         for url in urls:
             _check_url(url)
         if not urls:
-            raise ValueError("the list names no server")
+            raise ValueError("the list of servers is empty")
         if len({Address(url).endpoint("") for url in urls}) < len(urls):
-            raise ValueError("the same server is named twice")
+            raise ValueError("the same server is listed twice")
         return api_url
 
     @field_validator("extra_body")
     @classmethod
     def _is_not_reserved(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(_RESERVED & body.keys()):
-            raise ValueError(f"may not set {', '.join(taken)}: bibwatch does")
+            raise ValueError(f"cannot set {', '.join(taken)}: bibwatch sets it")
         return body
 
     @property
@@ -158,7 +157,7 @@ class VisionOpenAILikeApiOptions(GenerativeOptions):
             yield self.model_copy(update={"api_url": address.url})
 
     def obstacle(self) -> str | None:
-        """Try to connect to servers on this machine; others are not contacted before there is something to read."""
+        """Try to connect to servers on this machine; others are not contacted until there is something to read."""
         if self.refused or self.is_on_another_machine or any(address.is_listening() for address in self.addresses):
             return self.refused
         return f"no server answers at {self.place}"
@@ -170,5 +169,5 @@ def _check_url(url: str) -> None:
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
-        raise ValueError("a password does not belong into the URL; put the key into a file and set api_key_file")
+        raise ValueError("the URL must not contain a password; put the key in a file and set api_key_file")
     _ = parts.port  # raises ValueError if it is invalid

@@ -1,6 +1,6 @@
-"""`vision_openailike_api`: a model behind one or several servers that speak OpenAI's chat completions.
+"""`vision_openailike_api`: a model on one or more servers with OpenAI's chat completions API.
 
-vLLM, Ollama, LM Studio, `transformers serve` and others. Knows how an image and a prompt become a request.
+vLLM, Ollama, LM Studio, `transformers serve` and others. Knows how to make a request of an image and a prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from bibwatch.errors import ConfigurationError, ModelError, ModelUnavailableError, one_line
 from bibwatch.runtimes.base import Constraint, ModelOptions, Prediction
-from bibwatch.runtimes.generative import FEW, BatchRuntime
+from bibwatch.runtimes.generative import SHORT_ANSWER_TOKENS, BatchRuntime
 from bibwatch.runtimes.openai.options import COMPLETIONS, Address, VisionOpenAILikeApiOptions
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
-    """A model on a server. If the server is down, each image gets an error; `load` succeeds all the same."""
+    """A model on a server. If the server is down, each image gets an error; `load` still succeeds."""
 
     options_type: ClassVar[type[ModelOptions]] = VisionOpenAILikeApiOptions
 
@@ -40,7 +40,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         self._per_thread = threading.local()
 
     def load(self) -> None:
-        """Load the key and make the clients, without any request."""
+        """Load the key and create the clients, without sending any request."""
         if self._servers is not None:
             return
         from bibwatch.runtimes.openai.servers import Servers
@@ -48,7 +48,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         options = self.options
         servers = [self.server(address) for address in options.addresses]
         self._servers = Servers(servers, concurrency=options.concurrency, retries=options.retries)
-        # Twice as many as there are requests in flight: the others encode the next images meanwhile.
+        # Twice the requests in flight, to encode the next images in the meantime.
         self._workers = ThreadPoolExecutor(2 * self._max_in_flight, thread_name_prefix=f"bibwatch-{options.name}")
 
     def server(self, address: Address) -> ChatServer:
@@ -84,7 +84,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     @property
     def concurrent_calls(self) -> int:
-        # One more than fills the servers: while the results of one batch are recorded, the next is already being read.
+        # One more than needed to keep the servers busy: one batch can be recorded while the next is read.
         return 1 + -(-self._max_in_flight // self.options.batch_size)
 
     @property
@@ -93,7 +93,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     @contextmanager
     def short_answers(self) -> Iterator[None]:
-        """Apply to the calling thread only: others may be reading photos at the same time."""
+        """Cut short the replies for the calling thread only: other threads may be reading photos."""
         self._per_thread.short = True
         try:
             yield
@@ -105,13 +105,14 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
     ) -> Sequence[Prediction]:
         servers, workers = self._servers, self._workers
         if servers is None or workers is None:
-            raise ModelUnavailableError(f"{self.options.name} was closed meanwhile")
-        limit = min(FEW, self.options.max_new_tokens) if getattr(self._per_thread, "short", False) else None
+            raise ModelUnavailableError(f"{self.options.name} has been closed")
+        is_short = getattr(self._per_thread, "short", False)
+        limit = min(SHORT_ANSWER_TOKENS, self.options.max_new_tokens) if is_short else None
         fields = self._constrained(constraint) | self.options.extra_body | ({"max_tokens": limit} if limit else {})
         try:
             return list(workers.map(lambda image: self._ask(servers, image, prompt, fields), images))
-        except (CancelledError, RuntimeError) as exc:  # of an executor that was shut down
-            raise ModelUnavailableError(f"{self.options.name} was closed meanwhile") from exc
+        except (CancelledError, RuntimeError) as exc:  # the executor was shut down
+            raise ModelUnavailableError(f"{self.options.name} has been closed") from exc
 
     def close(self) -> None:
         if self._workers is not None:
@@ -124,11 +125,11 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         device = self.options.place
         try:
             request = self._request(image, prompt) | fields
-            # Encoded once, however often it is sent.
+            # Encoded once, even if it is retried.
             reply = servers.ask(json.dumps(request).encode(), int(request["max_tokens"]))
         except ModelError as exc:
             return Prediction(device=device, error=exc)
-        except Exception as exc:  # noqa: BLE001  # whatever it is, it must not affect the other images
+        except Exception as exc:  # noqa: BLE001  # it must not affect the other images
             return Prediction(device=device, error=ModelError(f"{self.options.name}: {one_line(exc)}"))
         return Prediction(
             text=reply.text,
@@ -140,16 +141,16 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
 
     def _request(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         # The image comes first: a server that caches prefixes can then reuse it for the next prompt.
-        picture = {"type": "image_url", "image_url": {"url": _data_url(image, self.options.jpeg_quality)}}
-        content = [picture, {"type": "text", "text": prompt}]
+        image_part = {"type": "image_url", "image_url": {"url": _data_url(image, self.options.jpeg_quality)}}
+        content = [image_part, {"type": "text", "text": prompt}]
         options = self.options
         request: dict[str, Any] = {
             "model": options.model_name,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": options.max_new_tokens,
-            "temperature": options.temperature,  # always: by default a server takes the model's own, rarely 0
+            "temperature": options.temperature,  # always sent: the server's default is the model's, rarely 0
         }
-        # Not every server knows these: they are sent only when set.
+        # Not every server supports these: they are sent only if set.
         if options.top_p < 1:
             request["top_p"] = options.top_p
         if options.seed is not None:
@@ -163,7 +164,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
         return request
 
     def _constrained(self, constraint: Constraint | None) -> dict[str, Any]:
-        """Return the request fields that constrain the reply, as the server expects them."""
+        """Return the request fields that constrain the reply."""
         if constraint is None or constraint == Constraint():
             return {}
         schema, regex = constraint.json_schema, constraint.regex
@@ -171,7 +172,7 @@ class VisionOpenAILikeApi(BatchRuntime[VisionOpenAILikeApiOptions]):
             return {"structured_outputs": {"json": schema} if schema is not None else {"regex": regex}}
         if schema is None:
             raise ModelUnavailableError(
-                f"{self.options.name}: response_format takes no regular expression; "
+                f"{self.options.name}: response_format does not support regular expressions; "
                 'for a vLLM server set structured = "structured_outputs"'
             )
         json_schema = {"name": "reply", "schema": schema, "strict": True}

@@ -1,6 +1,6 @@
-"""Load balancing and retries over servers with the same model: a request goes to the least busy healthy one.
+"""Load balancing and retries across servers with the same model: a request goes to the least busy healthy one.
 
-Knows which server failed lately and how many requests each has. Does not know what is in a request.
+Knows which servers failed recently and how many requests each has. Does not know what is in a request.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from bibwatch.runtimes.openai.chat_completions import ChatReply, ChatServer
 
 log = structlog.get_logger()
 
-# Seconds between two tries of a request; if a server asks for a longer pause, the photo waits in the ledger instead.
+# Seconds between attempts of a request; if a server asks for a longer pause, the photo waits in the ledger instead.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
-# Seconds for which a server that failed gets no requests while others are healthy; the last, if it asks for more.
-_FIRST_REST, _LONGEST_REST, _LONGEST_RETRY_AFTER = 2.0, 30.0, 300.0
+# Seconds without requests for a failed server while others are healthy; the last limits its own Retry-After.
+_FIRST_COOLDOWN, _LONGEST_COOLDOWN, _LONGEST_RETRY_AFTER = 2.0, 30.0, 300.0
 
 
 @dataclass(eq=False)
 class _Member:
     server: ChatServer
-    in_flight: int = 0  # requests
+    in_flight: int = 0
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
@@ -38,14 +38,14 @@ class _Member:
         return not self.breaker.failures or (not self.in_flight and self.breaker.is_due)
 
 
-_Failed = dict[_Member, ModelError]  # of one request: the last error of each server
+_Failed = dict[_Member, ModelError]  # the last error of each server for one request
 
 
 class Servers:
     """Sends each request to one of several servers. Thread-safe."""
 
     def __init__(self, servers: Sequence[ChatServer], *, concurrency: int, retries: int) -> None:
-        """`concurrency` limits the requests in flight at each server, `retries` the further tries of one request."""
+        """`concurrency` limits the requests in flight at each server, `retries` the retries of each request."""
         self._members = [_Member(server) for server in servers]
         self._concurrency = concurrency
         self._retries = retries
@@ -74,7 +74,7 @@ class Servers:
                     error = exc
                 raise
             else:
-                # If one server refused a request that another one answers, the first is at fault.
+                # If one server rejects a request that another accepts, the first is at fault.
                 for refused_by, refusal in failed.items():
                     if not refusal.is_outage:
                         self._record(refused_by, refusal)
@@ -94,7 +94,7 @@ class Servers:
         return retrying(once)
 
     def close(self) -> None:
-        """Close all connections, and end all waiting."""
+        """Close all connections and wake all waiting threads."""
         self._closed.set()
         with self._changed:
             self._changed.notify_all()
@@ -102,12 +102,12 @@ class Servers:
             member.server.close()
 
     def _acquire(self, failed: _Failed) -> _Member:
-        """Return the best server once it has room for a request, and count that as in flight."""
+        """Wait until the best server has room for a request, count the request as in flight and return the server."""
         with self._changed:
             while (member := self._best(failed)) is None and not self._closed.is_set():
                 self._changed.wait()
             if member is None or self._closed.is_set():
-                raise ModelUnreachableError("the connections to the model's servers were closed meanwhile")
+                raise ModelUnreachableError("the connections to the model's servers have been closed")
             member.in_flight += 1
         return member
 
@@ -120,7 +120,7 @@ class Servers:
                 self._changed.notify_all()
 
     def _record(self, member: _Member, error: ModelError | None) -> None:
-        """Record how a request ended; with several servers, log when one begins to fail and when it recovers."""
+        """Record how a request ended; with several servers, log when one starts to fail and when it recovers."""
         with self._changed:
             failures = member.breaker.failures
             changed = bool(failures) or error is not None
@@ -130,8 +130,8 @@ class Servers:
                 log.info("server.available", server=member.server.place)
             if error:
                 member.breaker.fail(
-                    first=_FIRST_REST,
-                    longest=_LONGEST_REST,
+                    first=_FIRST_COOLDOWN,
+                    longest=_LONGEST_COOLDOWN,
                     at_least=min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER),
                 )
             else:
@@ -140,7 +140,7 @@ class Servers:
                 self._changed.notify_all()
 
     def _best(self, failed: _Failed) -> _Member | None:
-        """Return the least busy of the healthiest servers; None if it has no room."""
+        """Return the least busy of the healthiest servers; None if it is at its limit."""
 
         def rank(member: _Member) -> tuple[bool, bool, int, int]:
             error = failed.get(member)
@@ -155,7 +155,7 @@ class Servers:
         return best if best.in_flight < self._concurrency else None
 
     def _should_retry(self, error: BaseException, failed: _Failed) -> bool:
-        """Return whether the same request may soon succeed, at another server or at the same one."""
+        """Return whether the request may soon succeed, at another server or the same one."""
         if not isinstance(error, ModelError) or error.retry is Retry.NEVER or self._closed.is_set():
             return False
         return self._has_another(failed) or any(map(_is_transient, failed.values()))
@@ -164,7 +164,7 @@ class Servers:
         return any(member.is_healthy for member in self._members if member not in failed)
 
     def _pause(self, state: RetryCallState, failed: _Failed) -> float:
-        """Return the seconds before the next try: none if another server is healthy."""
+        """Return the seconds before the next attempt: 0 if another server is healthy."""
         if self._has_another(failed):
             return 0.0
         asked_for = min((error.retry_after or 0.0 for error in failed.values() if _is_transient(error)), default=0.0)

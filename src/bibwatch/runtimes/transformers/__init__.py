@@ -1,4 +1,4 @@
-"""Models in this process, run by Hugging Face transformers."""
+"""Models that run in this process with Hugging Face transformers."""
 
 from bibwatch.runtimes.transformers.options import (
     TransformersModelType,

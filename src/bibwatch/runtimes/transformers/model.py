@@ -1,6 +1,6 @@
-"""One checkpoint as transformers loads it: a processor, and a model on a device.
+"""One checkpoint loaded by transformers: a processor, and a model on a device.
 
-Knows transformers' classes and what to do when a device has too little memory. Does not know what is asked.
+Knows transformers' classes and how to move to the CPU when a device runs out of memory. Does not know prompts.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _CLASSES = {
 
 
 class Place(NamedTuple):
-    """Where a model is computed, and in what precision."""
+    """Where a model runs, and in what precision."""
 
     device: str
     dtype: Any  # torch's
 
 
 def places(options: VisionHfTransformersOptions) -> tuple[Place, ...]:
-    """Return where a model is to be computed: the device there is for it, then the CPU if it may give way to that.
+    """Return where a model can run: its device, then the CPU if it may fall back to that.
 
-    Options that say it in other words get the same places. Raises ConfigurationError if they cannot work here.
+    Equivalent options give equal places. Raises ConfigurationError if the options cannot work here.
     """
     import torch
 
@@ -45,27 +45,28 @@ def places(options: VisionHfTransformersOptions) -> tuple[Place, ...]:
     device = choose_device(options.device, options.supported_devices, fallback=options.device_fallback, where=where)
     if device == AcceleratorDevice.CUDA:
         device = f"{device}:{torch.cuda.current_device()}"
-    if hindrance := options.hindrance(device):
-        raise ConfigurationError(f"{where}: {hindrance}")
+    if reason := options.unsupported_reason(device):
+        raise ConfigurationError(f"{where}: {reason}")
     devices = [device]
-    if device != cpu and options.device_fallback and cpu in options.supported_devices and not options.hindrance(cpu):
+    may_fall_back = options.device_fallback and cpu in options.supported_devices
+    if device != cpu and may_fall_back and not options.unsupported_reason(cpu):
         devices.append(cpu.value)
     return tuple(Place(device, torch_dtype(options.dtype, device)) for device in devices)
 
 
 class HfModel:
-    """A loaded model. Several runtimes may hold it: whoever uses it takes `lock` first, then asks that it be `ready`.
+    """A loaded model, which several runtimes may share: acquire `lock`, then call `ensure_loaded`, before using it.
 
-    A model that had too little memory once stays on the CPU until it is closed, by a restart for one: what filled the
-    device is mostly there to stay, and to find out costs a batch each time.
+    After running out of memory, a model stays on the CPU until it is closed: what filled the device usually stays
+    there, and every new attempt would cost a batch.
     """
 
     def __init__(self, options: VisionHfTransformersOptions, folder: Path, places: tuple[Place, ...]) -> None:
-        """Load it at the first of the places that has room for it. Raises ConfigurationError if that cannot be done."""
+        """Load the model at the first place with enough memory. Raises ConfigurationError if that fails."""
         self._options = options
         self._folder = folder
         self._places = places
-        self._place = 0  # which of them it is at
+        self._place = 0  # index of the current place
         self._where = f"preset {options.name}"
         self.lock = RLock()
         self.device = places[0].device
@@ -76,27 +77,27 @@ class HfModel:
         except Exception as exc:
             raise ConfigurationError(self._cannot_load(exc)) from exc
 
-    def ready(self) -> None:
-        """See to it that the model is there: load it if it moves to the CPU, or could not be loaded there before.
+    def ensure_loaded(self) -> None:
+        """Load the model if it is not loaded: after `fall_back`, or after an earlier attempt failed.
 
-        Raises ModelUnavailableError if it cannot be loaded now; the next call starts at the first place again.
+        Raises ModelUnavailableError if that fails; the next call starts at the first place again.
         """
         if self.model is not None:
             return
         try:
             self._load()
-        except Exception as exc:  # noqa: BLE001  # whatever it is, the pictures are not to blame
+        except Exception as exc:  # noqa: BLE001  # whatever the error, the images did not cause it
             reason = self._cannot_load(exc)
         else:
             return
-        self.close()  # out here: the exception held what was loaded so far
+        self.close()  # outside the handler: the exception holds references to what was loaded
         self._place = 0
         raise ModelUnavailableError(reason)
 
     def fall_back(self, reason: str) -> bool:
-        """Let the model go, to be loaded on the CPU when next asked to be ready, with one warning.
+        """Release the model, so that `ensure_loaded` loads it on the CPU; log a warning.
 
-        False if it is there already, or may not go there.
+        Return False if it is already there, or cannot run there.
         """
         if self._place + 1 == len(self._places):
             return False
@@ -106,7 +107,7 @@ class HfModel:
         return True
 
     def close(self) -> None:
-        """Let the model go, and its memory."""
+        """Release the model and its memory."""
         self.model = None
         free_memory(self.device)
 
@@ -117,28 +118,28 @@ class HfModel:
         engine_logging.disable_progress_bar()
         processor = AutoProcessor.from_pretrained(self._folder, **self._local)
         if hasattr(processor, "tokenizer"):
-            processor.tokenizer.padding_side = "left"  # a reply follows its prompt at once, whatever the others' length
+            processor.tokenizer.padding_side = "left"  # in a batch, each reply directly follows its prompt
         return processor
 
     def _load(self) -> None:
         place = self._places[self._place]
         self.device = place.device
         try:
-            self.model = self._at(place)
+            self.model = self._load_at(place)
         except Exception as exc:
             reason = one_line(exc)
             if not is_out_of_memory(exc) or self._place + 1 == len(self._places):
                 raise
-        if self.model is None:  # out here: the exception held what was loaded so far
+        if self.model is None:  # outside the handler: the exception holds references to what was loaded
             self.fall_back(reason)
             self._load()
 
-    def _at(self, place: Place) -> Any:
+    def _load_at(self, place: Place) -> Any:
         import torch
 
         options = self._options
-        model = self._read(place)
-        # A checkpoint's own taste in sampling would change what `temperature` means here.
+        model = self._load_weights(place)
+        # The checkpoint's own sampling settings would change the meaning of `temperature`.
         model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None, max_length=None)
         model = model.eval() if options.quantized else model.to(place.device).eval()
         if place == (AcceleratorDevice.CPU, torch.bfloat16):
@@ -147,39 +148,39 @@ class HfModel:
             _compile(model)
         return model
 
-    def _read(self, place: Place) -> Any:
-        """Return the model with the weights in the folder, all of them."""
+    def _load_weights(self, place: Place) -> Any:
+        """Return the model with its weights. Raises ConfigurationError if any are missing."""
         options = self._options
-        settings = self._quantized(place) if options.quantized else {}
+        settings = self._quantization(place) if options.quantized else {}
         engine = logging.getLogger("transformers.modeling_utils")
-        engine.addFilter(_is_no_report)
+        engine.addFilter(_is_not_load_report)
         try:
             model, found = self._class.from_pretrained(
                 self._folder,
                 dtype=place.dtype,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are an error all the same, in our words
+                ignore_mismatched_sizes=True,  # reported below, with a better message
                 **self._local,
                 **settings,
             )
         finally:
-            engine.removeFilter(_is_no_report)  # what others load is theirs to hear of
+            engine.removeFilter(_is_not_load_report)  # other callers still get their reports
         if not model.can_generate():
             raise ConfigurationError(
                 f"{self._where}: {options.transformers_model_type} reads {options.repo_id} as "
                 f"{type(model).__name__}, which writes no text; set transformers_model_type = automodel-imagetexttotext"
             )
-        # transformers would make them up, and the model would answer all the same.
-        if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
+        # transformers would initialise them randomly, and the model would still reply.
+        if missing := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
             raise ConfigurationError(
-                f"{self._where}: weights are missing in {self._folder}, or of another shape than its config.json says: "
-                f"{len(lacking)}, {lacking[0]} first; get the model again"
+                f"{self._where}: {len(missing)} weights are missing in {self._folder}, or differ in shape from its "
+                f"config.json (first: {missing[0]}); download the model again"
             )
         return model
 
-    def _quantized(self, place: Place) -> dict[str, Any]:
+    def _quantization(self, place: Place) -> dict[str, Any]:
         options = self._options
-        odd = quantization.needs_shapes(options.quantizer, options.bits, place.device)
+        limited = quantization.needs_shapes(options.quantizer, options.bits, place.device)
         return {
             "device_map": {"": place.device},
             "quantization_config": quantization.settings(
@@ -187,12 +188,12 @@ class HfModel:
                 options.bits,
                 place.dtype,
                 int8_threshold=options.llm_int8_threshold,
-                left_out=quantization.left_out(self._outline()) if odd else None,
+                skipped=quantization.skipped_layers(self._without_weights()) if limited else None,
             ),
         }
 
-    def _outline(self) -> Any:
-        """Return the model without its weights."""
+    def _without_weights(self) -> Any:
+        """Return the model without loading its weights."""
         import torch
         from transformers import AutoConfig
 
@@ -215,23 +216,23 @@ class HfModel:
             return str(exc)
         if "trust_remote_code" in str(exc):
             return (
-                f"{self._where}: {self._options.repo_id} comes with Python code of its own; "
-                "if you trust its author: trust_remote_code = true"
+                f"{self._where}: {self._options.repo_id} comes with its own Python code; "
+                "if you trust its author, set trust_remote_code = true"
             )
         return f"{self._where}: {self._options.repo_id} cannot be loaded: {one_line(exc, 300)}"
 
 
-def _is_no_report(record: logging.LogRecord) -> bool:
-    """Leave out transformers' table of weights that do not fit: `_read` says it in a line. Failed conversions stay."""
-    said = record.getMessage()
-    return "LOAD REPORT" not in said or "CONVERSION" in said
+def _is_not_load_report(record: logging.LogRecord) -> bool:
+    """Drop transformers' table of weights that do not fit: `_load_weights` reports them. Keep failed conversions."""
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or "CONVERSION" in message
 
 
 def _compile(model: Any) -> None:
-    """Compile the part of the decoder's layers that has most of the arithmetic, and is the same for all of them.
+    """Compile the feed-forward blocks of the decoder's layers, which have most of the arithmetic and are all alike.
 
-    One compilation serves all, and any number of tokens (one token gets its own). A whole layer would be compiled
-    again for each: it knows its number and its part of the cache, and torch gives up after eight.
+    One compilation serves all layers and any number of tokens (a single token gets its own). Whole layers would be
+    compiled one by one, since each has its own index and cache, and torch gives up after eight.
     """
     for layer in getattr(model.get_decoder(), "layers", [model]):
         getattr(layer, "mlp", layer).compile(dynamic=True)

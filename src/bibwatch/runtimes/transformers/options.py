@@ -1,4 +1,4 @@
-"""The options of `vision_hf_transformers`: plain settings, no engine."""
+"""The options of `vision_hf_transformers`: plain settings, without the engine."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 class TransformersModelType(StrEnum):
-    """Which of transformers' classes reads the checkpoint."""
+    """The transformers class that loads the checkpoint."""
 
     AUTOMODEL = "automodel"
-    AUTOMODEL_VISION2SEQ = "automodel-vision2seq"  # gone from transformers 5; taken as image-text-to-text
+    AUTOMODEL_VISION2SEQ = "automodel-vision2seq"  # removed in transformers 5; same as imagetexttotext
     AUTOMODEL_CAUSALLM = "automodel-causallm"
     AUTOMODEL_IMAGETEXTTOTEXT = "automodel-imagetexttotext"
 
 
 class TransformersPromptStyle(StrEnum):
-    """How the prompt is put to the model."""
+    """How the prompt is given to the model."""
 
-    CHAT = "chat"  # by the checkpoint's own chat template
-    RAW = "raw"  # as it is written, image placeholders included
-    NONE = "none"  # not at all; the picture alone
+    CHAT = "chat"  # with the checkpoint's chat template
+    RAW = "raw"  # as written, including image placeholders
+    NONE = "none"  # not at all: only the image
 
 
 class VisionHfTransformersOptions(HubOptions):
-    """A checkpoint that transformers knows, on a GPU or the CPU."""
+    """A checkpoint that transformers supports, on a GPU or the CPU."""
 
     hardware_fields: ClassVar[frozenset[str]] = ModelOptions.hardware_fields | {
         "device", "device_fallback", "supported_devices", "compile",
     }  # fmt: skip
-    # What is loaded depends on these, the folder, and the devices it may be on there: what differs in others is one.
+    # Runtimes with the same folder and places share one loaded model, unless these differ.
     loaded_by: ClassVar[tuple[str, ...]] = (
         "trust_remote_code", "transformers_model_type", "quantized", "quantizer", "load_in_8bit", "llm_int8_threshold",
         "compile",
@@ -52,45 +52,45 @@ class VisionHfTransformersOptions(HubOptions):
     kind: Literal["vision_hf_transformers"] = "vision_hf_transformers"
     transformers_model_type: TransformersModelType = Field(
         default=TransformersModelType.AUTOMODEL_IMAGETEXTTOTEXT,
-        description="transformers' class for the checkpoint.",
+        description="The transformers class that loads the checkpoint.",
     )
     transformers_prompt_style: TransformersPromptStyle = Field(
         default=TransformersPromptStyle.CHAT,
-        description="By the chat template, as it is written, or the picture alone.",
+        description="With the chat template (chat), as written (raw), or only the image (none).",
     )
     family: ModelFamily = Field(
-        default=ModelFamily.AUTO, description="How the model is given pictures; auto: as its checkpoint says."
+        default=ModelFamily.AUTO, description="How the model takes its inputs; auto: by its checkpoint."
     )
     dtype: DtypeOption = Field(
         default=Dtype.AUTO,
-        description="Precision; auto takes bfloat16 where the hardware computes in it.",
+        description="Precision; auto: bfloat16 if the hardware supports it.",
     )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, then mps, then cpu."
     )
     device_fallback: bool = Field(
         default=True,
-        description="Take the CPU, with a warning, where the device is not there or has too little memory.",
+        description="Use the CPU, with a warning, if the device is missing or runs out of memory.",
     )
     supported_devices: tuple[AcceleratorDevice, ...] = Field(
-        default=tuple(AcceleratorDevice), min_length=1, description="Devices the model can be computed on."
+        default=tuple(AcceleratorDevice), min_length=1, description="Devices the model can run on."
     )
     quantized: bool = Field(default=False, description="Load the weights in 8 or 4 bits.")
     quantizer: Quantizer = Field(
         default=Quantizer.BITSANDBYTES,
-        description="If quantized: the library that does it. torchao has 4 bits on CUDA only.",
+        description="If quantized: the library to use. torchao supports 4 bits on CUDA only.",
     )
-    load_in_8bit: bool = Field(default=True, description="If quantized: 8 bits; false takes 4.")
+    load_in_8bit: bool = Field(default=True, description="If quantized: 8 bits; false: 4 bits.")
     llm_int8_threshold: float = Field(
-        default=6.0, ge=0, description="If quantized to 8 bits by bitsandbytes: activations over this stay in 16."
+        default=6.0, ge=0, description="If quantized to 8 bits with bitsandbytes: larger activations stay in 16 bits."
     )
     use_kv_cache: bool = Field(
-        default=True, description="Keep what was computed for earlier tokens; false saves memory and takes long."
+        default=True, description="Keep what was computed for earlier tokens; false saves memory but is slow."
     )
     compile: bool = Field(
         default=False,
-        description="Compile the decoder's feed-forward blocks with torch.compile: a minute or more at the first "
-        "answers. Needs a compiler.",
+        description="Compile the decoder's feed-forward blocks with torch.compile, which delays the first replies "
+        "by a minute or more. Needs a C++ compiler.",
     )
 
     @property
@@ -104,19 +104,19 @@ class VisionHfTransformersOptions(HubOptions):
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """What must be installed to feed and run the checkpoint; what its family needs is known once it is here."""
+        """Libraries that the checkpoint needs; those of its family are known once it is downloaded."""
         folder = folder_of(self.repo_id, self.revision)
         return "torch", "transformers", *(family_of(self.family, folder).needs if folder else ())
 
     def obstacle(self) -> str | None:
-        return self.missing(*self.libraries, extra="local") or self.hindrance(self.device)
+        return self.unavailable_reason(*self.libraries, extra="local") or self.unsupported_reason(self.device)
 
-    def hindrance(self, device: str) -> str | None:
-        """Return which of these options cannot work on a device, and why; None if they can."""
-        if self.quantized and (hindrance := quantization.obstacle(self.quantizer, self.bits, device)):
-            return hindrance
+    def unsupported_reason(self, device: str) -> str | None:
+        """Return why these options cannot work on a device, or None."""
+        if self.quantized and (reason := quantization.unsupported_reason(self.quantizer, self.bits, device)):
+            return reason
         if self.compile and not any(map(shutil.which, (*_COMPILERS, os.environ.get("CXX", "")))):
-            return "compile = true needs a C++ compiler (g++), and there is none; install it or set compile = false"
+            return "compile = true needs a C++ compiler; install g++, or set compile = false"
         if self.compile and device.startswith("cuda") and find_spec("triton") is None:
             return "compile = true needs triton on CUDA: pip install triton, or set compile = false"
         return None

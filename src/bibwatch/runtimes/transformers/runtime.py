@@ -1,6 +1,6 @@
-"""`vision_hf_transformers`: a model in this process, run by Hugging Face transformers.
+"""`vision_hf_transformers`: a model that runs in this process with Hugging Face transformers.
 
-Knows transformers' processors and `generate`. Does not know what is asked or what the answer is for.
+Knows transformers' processors and `generate`. Does not know what prompts and replies mean.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ from bibwatch.runtimes.transformers.options import (
     TransformersPromptStyle,
     VisionHfTransformersOptions,
 )
-from bibwatch.runtimes.transformers.sampling import Probabilities, SeededSampler
+from bibwatch.runtimes.transformers.sampling import LogprobRecorder, SeededSampler
 from bibwatch.runtimes.transformers.sharing import Shared
 
 log = structlog.get_logger()
 
-_TRIAL = (480, 320)  # pixels: a picture as any model takes them
+_TRIAL_SIZE = (480, 320)  # pixels; suits any model
 
-_MODELS: Shared[HfModel] = Shared()  # of this process: whoever asks for the same one gets it
+_MODELS: Shared[HfModel] = Shared()  # of all runtimes in this process
 
 
 class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
-    """Pictures of a batch are padded on the left and answered together.
+    """Runs a model on batches, padded on the left.
 
-    A batch that does not fit into the device's memory is halved, and a picture that does not fit is answered on the
-    CPU. Both are logged once and stay so until the model is closed: the daemon tries the larger batch, or the device,
-    again when it is next started.
+    A batch that does not fit in the device's memory is halved; if a single image does not fit, the model moves to the
+    CPU. Both are logged once and last until the model is closed, usually when the daemon restarts.
     """
 
     options_type: ClassVar[type[ModelOptions]] = VisionHfTransformersOptions
@@ -51,13 +50,13 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         self._loaded: HfModel | None = None
         self._key: Hashable = None
         self._family: Family | None = None
-        self._size: dict[str, int] | None = None
+        self._size: dict[str, int] | None = None  # for the processor
         self._grammars: GrammarCompiler | None = None
-        self._most = options.batch_size  # pictures that the device's memory holds at once, as far as is known
+        self._max_batch = options.batch_size  # images that fit in the device's memory, as far as is known
 
     @property
     def loaded(self) -> HfModel | None:
-        """Model and processor, while they are there."""
+        """The model and its processor; None unless they are loaded."""
         return self._loaded
 
     def load(self) -> None:
@@ -68,30 +67,30 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
     def close(self) -> None:
         with self._loading:
             if self._loaded is not None:
-                self._let_go()
+                self._release()
 
     def generate(
         self, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> Sequence[Prediction]:
         loaded = self._model
-        answers: list[Prediction] = []
+        predictions: list[Prediction] = []
         with loaded.lock:
-            while len(answers) < len(images):
+            while len(predictions) < len(images):
                 try:
-                    loaded.ready()
+                    loaded.ensure_loaded()
                 except ModelUnavailableError as exc:
-                    return [*answers, *[Prediction(error=exc)] * (len(images) - len(answers))]
-                some = images[len(answers) : len(answers) + self._most]
+                    return [*predictions, *[Prediction(error=exc)] * (len(images) - len(predictions))]
+                batch = images[len(predictions) : len(predictions) + self._max_batch]
                 try:
-                    answers += self._answer(loaded, some, prompt, constraint)
+                    predictions += self._generate(loaded, batch, prompt, constraint)
                     continue
                 except Exception as exc:
                     if not is_out_of_memory(exc):
                         raise
                     reason = one_line(exc)
-                # Out here, for the exception held the tensors of the batch.
-                answers += self._with_less_memory(loaded, len(some), reason)
-        return answers
+                # Outside the handler: the exception holds references to the batch's tensors.
+                predictions += self._reduce_memory(loaded, len(batch), reason)
+        return predictions
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         if self.options.boxes is not BoxConvention.MODEL_PIXELS:
@@ -122,73 +121,75 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         where = places(options)
         self._family = family_of(options.family, folder)
         self._key = folder.resolve(), where, *(getattr(options, name) for name in options.loaded_by)
-        self._loaded = _MODELS.take(self._key, lambda: HfModel(options, folder, where))
-        self._most = options.batch_size
+        self._loaded = _MODELS.acquire(self._key, lambda: HfModel(options, folder, where))
+        self._max_batch = options.batch_size
         try:
-            pictures = getattr(self._loaded.processor, "image_processor", None)
-            default = getattr(pictures, "size", None)
-            self._size = checkpoints.picture_size(options, dict(default or {}))
+            image_processor = getattr(self._loaded.processor, "image_processor", None)
+            default = getattr(image_processor, "size", None)
+            self._size = checkpoints.image_size(options, dict(default or {}))
             with self._loaded.lock:
-                self._try_inputs()
+                self._check_inputs()
         except Exception:
-            self._let_go()
+            self._release()
             raise
 
-    def _try_inputs(self) -> None:
-        """Give the processor a picture. Raises ConfigurationError if it takes none: so no photo is to find that out."""
+    def _check_inputs(self) -> None:
+        """Process a blank image. Raises ConfigurationError if that fails, before any photo is read."""
         options = self.options
         where = f"preset {options.name}: {options.repo_id}"
         chat = options.transformers_prompt_style is TransformersPromptStyle.CHAT
         if chat and not getattr(self._model.processor, "chat_template", None):
-            raise ConfigurationError(f"{where} comes without a chat template")
+            raise ConfigurationError(f"{where} has no chat template")
         try:
-            self.model_size(_TRIAL)
-            if options.transformers_prompt_style is not TransformersPromptStyle.RAW:  # only the prompt has its places
-                self._inputs([Image.new("RGB", _TRIAL)], "")
+            self.model_size(_TRIAL_SIZE)
+            # In raw style, the image placeholders are part of the prompt.
+            if options.transformers_prompt_style is not TransformersPromptStyle.RAW:
+                self._inputs([Image.new("RGB", _TRIAL_SIZE)], "")
         except Exception as exc:
-            set_here = options.model_dump(
+            changed = options.model_dump(
                 include={"family", "boxes", "image_longest_edge", "min_pixels", "max_pixels"}, exclude_defaults=True
             )
-            told = "".join(f", {name} = {value}" for name, value in set_here.items())
-            raise ConfigurationError(f"{where} takes no picture{told}: {one_line(exc)}") from exc
+            settings = ", ".join(f"{name} = {value}" for name, value in changed.items())
+            with_settings = f" with {settings}" if settings else ""
+            raise ConfigurationError(f"{where} cannot process an image{with_settings}: {one_line(exc)}") from exc
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._loaded = self._grammars = None
-        if last := _MODELS.give_back(self._key):
-            last.close()
+        if unused := _MODELS.release(self._key):
+            unused.close()
 
-    def _with_less_memory(self, loaded: HfModel, tried: int, reason: str) -> list[Prediction]:
-        """Make ready for another attempt with half as many pictures, or on the CPU; else return the error."""
+    def _reduce_memory(self, loaded: HfModel, batch_size: int, reason: str) -> list[Prediction]:
+        """Prepare to retry with half the images, or on the CPU; if neither is possible, return the error."""
         free_memory(loaded.device)
-        if tried > 1:
-            self._most = tried // 2
-            log.warning("batch.halved", preset=self.options.name, device=loaded.device, pictures=self._most)
+        if batch_size > 1:
+            self._max_batch = batch_size // 2
+            log.warning("batch.halved", preset=self.options.name, device=loaded.device, batch_size=self._max_batch)
         elif loaded.fall_back(reason):
-            self._most = self.options.batch_size
+            self._max_batch = self.options.batch_size
         else:
             error = ModelUnavailableError(
-                f"{self.options.name}: too little memory on {loaded.device} for one picture ({reason}); make pictures "
-                f"smaller (longest_side), free memory, or {self._way_out(loaded.device)}"
+                f"{self.options.name}: not enough memory on {loaded.device} for one image ({reason}); "
+                f"reduce longest_side, free memory, or {self._alternative(loaded.device)}"
             )
             return [Prediction(device=loaded.device, error=error)]
         return []
 
-    def _way_out(self, device: str) -> str:
+    def _alternative(self, device: str) -> str:
         cpu = AcceleratorDevice.CPU
         if device == cpu:
-            return "take a smaller model"
-        return f"let the CPU take over ({self.options.hindrance(cpu) or 'device_fallback = true'})"
+            return "use a smaller model"
+        return f"allow the CPU as fallback ({self.options.unsupported_reason(cpu) or 'device_fallback = true'})"
 
-    def _answer(
+    def _generate(
         self, loaded: HfModel, images: Sequence[Image.Image], prompt: str, constraint: Constraint | None
     ) -> list[Prediction]:
         import torch
 
         model, options = loaded.model, self.options
-        probabilities = Probabilities()
-        processors: list[Any] = [probabilities]
+        recorder = LogprobRecorder()
+        processors: list[Any] = [recorder]
         if constraint is not None:
-            processors.append(self._form(loaded, constraint, len(images)))
+            processors.append(self._matcher(loaded, constraint, len(images)))
         if options.temperature > 0:
             processors.append(
                 SeededSampler(len(images), temperature=options.temperature, top_p=options.top_p, seed=options.seed)
@@ -197,48 +198,48 @@ class VisionHfTransformers(BatchRuntime[VisionHfTransformersOptions]):
         with torch.inference_mode():
             sequences = model.generate(
                 **inputs,
-                **self._stops(loaded),
+                **self._stop_arguments(loaded),
                 logits_processor=processors,
                 max_new_tokens=options.max_new_tokens,
                 use_cache=options.use_kv_cache,
             )
         start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        logprobs = probabilities.of(sequences)
+        logprobs = recorder.of(sequences)
         return [
-            self._prediction(loaded, row, numbers)
-            for row, numbers in zip(sequences[:, start:].tolist(), logprobs.tolist(), strict=True)
+            self._prediction(loaded, ids, values)
+            for ids, values in zip(sequences[:, start:].tolist(), logprobs.tolist(), strict=True)
         ]
 
     def _inputs(self, images: Sequence[Image.Image], prompt: str) -> Any:
         processor, family = self._model.processor, self._family
-        assert family is not None  # noqa: S101  # known as soon as the model is loaded
+        assert family is not None  # noqa: S101  # set by _load
         style = self.options.transformers_prompt_style
         if style is TransformersPromptStyle.CHAT:
             return family.inputs(processor, images, prompt, self._size)
-        sized = {"size": self._size} if self._size else {}
+        size = {"size": self._size} if self._size else {}
         text = prompt if style is TransformersPromptStyle.RAW else getattr(processor, "image_token", None)
         if not text:
-            return processor(images=list(images), return_tensors="pt", **sized)
+            return processor(images=list(images), return_tensors="pt", **size)
         return processor(
             images=[[image] for image in images],
             text=[text] * len(images),
             padding=True,
             return_tensors="pt",
-            **sized,
+            **size,
         )
 
-    def _form(self, loaded: HfModel, constraint: Constraint, replies: int) -> Any:
+    def _matcher(self, loaded: HfModel, constraint: Constraint, replies: int) -> Any:
         if self._grammars is None:
-            self._grammars = GrammarCompiler(_tokenizer(loaded), _ends(loaded), extra="local")
+            self._grammars = GrammarCompiler(_tokenizer(loaded), _end_tokens(loaded), extra="local")
         return self._grammars.matcher(constraint, replies)
 
-    def _stops(self, loaded: HfModel) -> dict[str, Any]:
+    def _stop_arguments(self, loaded: HfModel) -> dict[str, Any]:
         stop = list(self.options.stop)
         return {"stop_strings": stop, "tokenizer": _tokenizer(loaded)} if stop else {}
 
     def _prediction(self, loaded: HfModel, ids: list[int], logprobs: list[float]) -> Prediction:
-        ends = _ends(loaded)
-        length = next((place for place, token in enumerate(ids) if token in ends), None)
+        end_tokens = _end_tokens(loaded)
+        length = next((index for index, token in enumerate(ids) if token in end_tokens), None)
         ids, finish = (ids, FinishReason.LENGTH) if length is None else (ids[:length], FinishReason.STOP)
         texts = checkpoints.token_texts(ids, self._decode)
         return Prediction(
@@ -259,7 +260,7 @@ def _tokenizer(loaded: HfModel) -> Any:
     return getattr(loaded.processor, "tokenizer", loaded.processor)
 
 
-def _ends(loaded: HfModel) -> list[int]:
+def _end_tokens(loaded: HfModel) -> list[int]:
     """Return the tokens that end a reply."""
-    last = loaded.model.generation_config.eos_token_id
-    return [last] if isinstance(last, int) else list(last or [])
+    ids = loaded.model.generation_config.eos_token_id
+    return [ids] if isinstance(ids, int) else list(ids or [])

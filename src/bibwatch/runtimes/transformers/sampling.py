@@ -1,6 +1,6 @@
-"""Which token a model takes of those it offers, and how probable it was.
+"""Choosing the next token, and recording how probable it was.
 
-Knows torch's scores; transformers asks these as logits processors. Does not know tokens' texts.
+Knows torch's scores; transformers calls these as logits processors. Does not know the tokens' texts.
 """
 
 from __future__ import annotations
@@ -8,39 +8,39 @@ from __future__ import annotations
 from typing import Any
 
 
-class Probabilities:
-    """Keeps the probability of each token that was taken, and not the scores of all that were not.
+class LogprobRecorder:
+    """Records the log-probability of each chosen token, without keeping the scores of all others.
 
-    They are the model's own: this must look on before a form forbids tokens, or chance has a say.
+    Must be the first processor, to record the model's own probabilities before a grammar or sampling changes them.
     """
 
     def __init__(self) -> None:
-        self._taken: list[Any] = []
-        self._offered: Any = None
+        self._chosen: list[Any] = []
+        self._logprobs: Any = None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Look on as a token is chosen, the way transformers asks its logits processors."""
-        self._note(input_ids)
-        self._offered = scores.float().log_softmax(-1)
+        """Record the previous token and return the scores unchanged."""
+        self._record(input_ids)
+        self._logprobs = scores.float().log_softmax(-1)
         return scores
 
     def of(self, sequences: Any) -> Any:
-        """Return the logarithms for the finished sequences: one row each, one column a new token."""
+        """Return the log-probabilities of finished sequences: one row per sequence, one column per new token."""
         import torch
 
-        self._note(sequences)
-        return torch.cat(self._taken, dim=1)
+        self._record(sequences)
+        return torch.cat(self._chosen, dim=1)
 
-    def _note(self, sequences: Any) -> None:
-        if self._offered is not None:
-            self._taken.append(self._offered.gather(1, sequences[:, -1:]))
+    def _record(self, sequences: Any) -> None:
+        if self._logprobs is not None:
+            self._chosen.append(self._logprobs.gather(1, sequences[:, -1:]))
 
 
 class SeededSampler:
-    """Draws tokens by their probabilities: the likeliest after this is one that was drawn.
+    """Samples tokens by their probabilities: the token with the highest score afterwards is the sample.
 
-    Each reply has a chance of its own that starts from the seed. So a picture gets the same answer whatever
-    pictures it shares a batch with, and however often a batch was halved.
+    Each reply has its own random generator, which starts from the seed, so that an image gets the same reply in any
+    batch.
     """
 
     def __init__(self, replies: int, *, temperature: float, top_p: float, seed: int | None) -> None:
@@ -53,15 +53,15 @@ class SeededSampler:
             generator.seed() if seed is None else generator.manual_seed(seed)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Add noise of Gumbel's distribution to the scores: the largest sum is then a draw by probability."""
+        """Add Gumbel noise to the scores: the maximum is then a sample."""
         import torch
 
         scores = scores.float()
         for warper in self._warpers:
             scores = warper(input_ids, scores)
-        rates = torch.empty(scores.shape[-1])
-        drawn = [
-            rates.exponential_(generator=generator).clamp_min(torch.finfo().tiny).log()
+        exponential = torch.empty(scores.shape[-1])
+        noise = [
+            exponential.exponential_(generator=generator).clamp_min(torch.finfo().tiny).log()
             for generator in self._generators
         ]
-        return scores - torch.stack(drawn).to(scores.device)
+        return scores - torch.stack(noise).to(scores.device)

@@ -1,6 +1,6 @@
-"""Things that are made once for all who want the same: large models, most of all.
+"""Sharing values that are expensive to create, such as large models.
 
-Knows keys and counts. Does not know what it keeps.
+Knows keys and reference counts. Does not know what the values are.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Keeps each thing from the first `take` to the last `give_back` of its key. For any number of threads.
+    """Keeps a value from the first `acquire` to the last `release` of its key. Thread-safe.
 
-    One thing is made at a time: two models loading beside each other need the memory of both at their worst moment.
+    Creates one value at a time: the memory peaks of two models loading at once would add up.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._kept: dict[Hashable, tuple[T, int]] = {}  # and how many hold it
+        self._values: dict[Hashable, tuple[T, int]] = {}  # with their reference counts
 
-    def take(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the thing of a key, made now if nobody holds one. What `make` raises is raised; nothing is kept."""
+    def acquire(self, key: Hashable, create: Callable[[], T]) -> T:
+        """Return the value of a key, created if there is none. If `create` raises, nothing is kept."""
         with self._lock:
-            thing, holders = self._kept[key] if key in self._kept else (make(), 0)
-            self._kept[key] = thing, holders + 1
-            return thing
+            value, count = self._values[key] if key in self._values else (create(), 0)
+            self._values[key] = value, count + 1
+            return value
 
-    def give_back(self, key: Hashable) -> T | None:
-        """Let go of the thing of a key; return it if that was the last who held it."""
+    def release(self, key: Hashable) -> T | None:
+        """Release the value of a key; return it if that was the last reference."""
         with self._lock:
-            thing, holders = self._kept.pop(key)
-            if holders == 1:
-                return thing
-            self._kept[key] = thing, holders - 1
+            value, count = self._values.pop(key)
+            if count == 1:
+                return value
+            self._values[key] = value, count - 1
             return None
