@@ -15,7 +15,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "bibwatch.images": (
             "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen"
         ),
-        "bibwatch.judging": "Judge Judgement Match Race Rules StartList judge",
+        "bibwatch.judging": "Judge Judgement LearnedForm Match Race Rules StartList clear_numbers judge judge_race",
         "bibwatch.errors": (
             "AlreadyRunningError BibwatchError Blame ConfigurationError ModelBusyError ModelDisconnectedError "
             "ModelError ModelFaultError ModelNotServedError ModelRejectedError ModelReplyError "
@@ -27,7 +27,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
     },
     "What is read": {
         "bibwatch.domain.box": "Box",
-        "bibwatch.domain.candidates": "Candidate Look LookTaken Source best normalized",
+        "bibwatch.domain.candidates": "Candidate Glyphs Look LookTaken Source best normalized",
         "bibwatch.domain.decisions": "Action Decision",
         "bibwatch.domain.entries": "Difference EntryMatch Near",
         "bibwatch.domain.readings": "Reading Reason Verdict summary",

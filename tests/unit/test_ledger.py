@@ -435,6 +435,8 @@ def test_a_read_photo_is_in_every_view(ledger: Ledger, sql: Any) -> None:
         "decided_at": None,
         "width": 6000,
         "height": 4000,
+        "entry_match": None,
+        "entry": None,
     }
     assert [second[key] for key in ("bib", "verdict", "x1", "y1", "x2", "y2")] == ["M10151", "review", *[None] * 4]
     assert (second["read_as"], second["model"]) == ("m10151", "better")

@@ -116,6 +116,7 @@ def test_every_setting_works_from_the_environment_alone(env: Callable[..., None]
         RACE__TIMEZONE="Europe/Berlin",
         RACE__START_LIST="entries.csv",
         JUDGING__MIN_CONFIDENCE="0.7",
+        JUDGING__MIN_PROBABILITY="0.2",
         JUDGING__DOUBTFUL="13",
         JUDGING__EDGE="0.1",
     )
