@@ -132,14 +132,15 @@ class _PhotoCandidates:
 
     def _compare_lines(self, texts: Sequence[Sequence[tuple[str, float]]], race: Race, rules: Rules) -> None:
         """Choose the most probable number at each place where there are lines of text, and reject the others."""
-        for number in numbers(self._candidates, texts, race):
+        found = numbers(self._candidates, texts, race)
+        kept = [each for each in found if each.probability >= rules.min_probability] or _best_guess(found, race)
+        for number in found:
             for index in number.others:
                 self.rejections[index] = f"less probable than {number.bib}, read in the same place"
             for index in number.candidates:
                 self._bibs[index] = number.bib
-                if number.probability < rules.min_probability:
-                    found, least = f"{number.probability:.3f}", f"{rules.min_probability:g}"
-                    self.rejections[index] = f"probability {found} is below {least}"
+                if number not in kept:
+                    self.rejections[index] = f"probability {number.probability:.3f} is below {rules.min_probability:g}"
             known = self._lines.get(number.bib)
             if known is None or known.probability < number.probability:
                 self._lines[number.bib] = number
@@ -201,6 +202,12 @@ class _PhotoCandidates:
             alone = candidate.look is Look.DETECTOR and self._bibs[index] not in self.numbers
             if alone and self.rejections[index] is None:
                 self.rejections[index] = "seen by the detector, not read by the model"
+
+
+def _best_guess(found: Sequence[Number], race: Race) -> list[Number]:
+    """Return the most probable number of the race's usual form, for review in a photo with nothing better."""
+    usual = [each for each in found if race.has_usual_form(each.bib)]
+    return [max(usual, key=lambda each: (each.probability, each.bib))] if usual else []
 
 
 def _once(readings: Iterable[Reading]) -> tuple[Reading, ...]:

@@ -18,6 +18,7 @@ DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
 
 # Log-odds of a number that is on the start list, and of one that is not.
 _ENTERED, _NOT_ENTERED = 1.5, -2.5
+_USUAL = 1.0  # log-odds
 
 # The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
 _PIECE = re.compile(
@@ -52,6 +53,10 @@ class Race:
         texts = [(candidate.text, 1.0), *zip(candidate.alternatives, odds, strict=True)]
         found = [(bib, each) for text, each in texts if (bib := self.bib(text))]
         return sorted(found, key=lambda each: not self.is_entered(each[0])) if self.start_list else found
+
+    def has_usual_form(self, bib: str) -> bool:
+        """Return whether the form of the race, once it is known, clearly speaks for a number."""
+        return self.form_log_odds(bib) > _USUAL
 
     def learning(self, clear: Iterable[str]) -> Race:
         """Return the race with its form learned from the numbers that were clearly read, as far as they are bibs."""

@@ -140,7 +140,7 @@ def agreement(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
 def usual_form(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     """Say that the number has the form of the race, once that is known."""
     del rules
-    usual = race.learned.numbers and race.form_log_odds(evidence.bib) > _MUCH
+    usual = evidence.line is not None and race.has_usual_form(evidence.bib)
     return Reason("form", "of this race's usual form", forbids=False) if usual else None
 
 
