@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bibwatch.domain.candidates import normalized
-from bibwatch.domain.entries import EntryMatch
 from bibwatch.judging.start_list import Match, StartList
 
 # Until a race says what its bibs look like: two to five digits, or a letter and three to five.
@@ -45,8 +44,7 @@ class Race:
 
     def is_entered(self, bib: str) -> bool:
         """Return whether a bib is on the start list."""
-        match = self.match(bib)
-        return match is not None and match.kind is EntryMatch.EXACT
+        return self.start_list is not None and bib in self.start_list
 
 
 def form(pattern: str) -> re.Pattern[str]:

@@ -87,19 +87,28 @@ class StartList:
         found = {entry for form in forms if len(form) >= _FEWEST_SEEN for entry in self._by_rest.get(form, ())}
         return tuple(sorted(found, key=lambda entry: (len(normalized(entry)), entry))[:MOST_NEAR])
 
+    def __contains__(self, bib: str) -> bool:
+        """Return whether a number is on the list, leading zeros aside."""
+        return self._entry(normalized(bib)) is not None
+
+    def _entry(self, plain: str) -> str | None:
+        """Return the entry that a number is; None if there is none, or more than one."""
+        same = self._by_form.get(_number(plain), ())
+        printed = [entry for entry in same if normalized(entry) == plain]
+        return (printed or same)[0] if printed or len(same) == 1 else None
+
     def _match(self, bib: str) -> Match:
         """Say whether a number is on the list, and if it is not, which entries it may be."""
         plain = normalized(bib)
-        same = self._by_form.get(_number(plain), ())
-        printed = [entry for entry in same if normalized(entry) == plain]
-        if printed or len(same) == 1:
-            return Match(EntryMatch.EXACT, (printed or same)[0])
-        found = filter(None, (compare(plain, entry) for entry in {*same, *self._possible(plain)}))
+        if (entry := self._entry(plain)) is not None:
+            return Match(EntryMatch.EXACT, entry)
+        found = filter(None, (compare(plain, entry) for entry in set(self._possible(plain))))
         near = tuple(sorted(found, key=_weight)[:MOST_NEAR])
         return Match(EntryMatch.NEAR, near[0].entry, near) if near else Match(EntryMatch.UNKNOWN)
 
     def _possible(self, plain: str) -> Iterator[str]:
         """Yield the entries that may be near, and some that are not."""
+        yield from self._by_form.get(_number(plain), ())
         for form in _forms(plain):
             for place in range(len(form)):
                 before, after = form[:place], form[place + 1 :]
