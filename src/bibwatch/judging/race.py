@@ -30,9 +30,12 @@ class Race:
     start_list: StartList | None = None
 
     def bib(self, text: str) -> str | None:
-        """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
+        """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none.
+
+        A text without the leading zeros of an entry is of its form.
+        """
         plain = normalized(text)
-        if not any(form.fullmatch(plain) for form in self.forms):
+        if not self._has_form(plain) and not self._has_form(self._entry(plain)):
             return None
         # Full-width digits are digits; those of other scripts would be a bib that no query finds.
         foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
@@ -41,6 +44,12 @@ class Race:
     def match(self, bib: str) -> Match | None:
         """Return what the start list says of a bib; None without a list."""
         return None if self.start_list is None else self.start_list.match(bib)
+
+    def _has_form(self, plain: str | None) -> bool:
+        return plain is not None and any(form.fullmatch(plain) for form in self.forms)
+
+    def _entry(self, plain: str) -> str | None:
+        return None if self.start_list is None else self.start_list.entry(plain)
 
     def is_entered(self, bib: str) -> bool:
         """Return whether a bib is on the start list."""
