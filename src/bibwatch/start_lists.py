@@ -35,24 +35,19 @@ class CurrentStartList:
         Raises ConfigurationError if the file cannot be used and there is no earlier list to keep.
         """
         if self._file is not None:
-            self._taken = self._seen = _signature(self._file)
-            try:
-                self._take(self._file)
-            except ConfigurationError as exc:
-                if self._entries.stored() is None:
-                    raise
-                log.warning("start_list.kept", error=str(exc), consequence="the earlier list stays in force")
+            self._seen = _signature(self._file)
+            problem = self._take(self._file)
+            if problem and self._entries.stored() is None:
+                raise problem
         self.start_list = self._entries.start_list()
 
     def refresh(self) -> bool:
         """Take a file that has changed and an import of somebody else; return whether the bibs are others now."""
         if self._file is not None and self._has_changed(self._file):
-            try:
-                self._take(self._file)
-            except ConfigurationError as exc:
-                log.warning("start_list.kept", error=str(exc), consequence="the earlier list stays in force")
+            self._take(self._file)
         stored = self._entries.stored()
-        if (stored and stored.fingerprint) == (self.start_list and self.start_list.fingerprint):
+        before = self.start_list.fingerprint if self.start_list is not None else None
+        if before == (stored.fingerprint if stored else None):
             return False
         self.start_list = self._entries.start_list()
         log.info("start_list.changed", entries=len(self.start_list or ()))
@@ -61,21 +56,23 @@ class CurrentStartList:
     def _has_changed(self, file: Path) -> bool:
         """Return whether the file is another than that taken, and has been so since the last look: it is complete."""
         before, self._seen = self._seen, _signature(file)
-        if self._seen in (self._taken, None) or self._seen != before:
-            return False
-        self._taken = self._seen
-        return True
+        return self._seen not in (self._taken, None) and self._seen == before
 
-    def _take(self, file: Path) -> None:
-        found = entry_files.load(file)
-        if self._entries.replace(found.entries, str(file)):
-            log.info(
-                "start_list.loaded",
-                file=str(file),
-                entries=len(found.entries),
-                column=found.column,
-                notes=list(found.notes),
-            )
+    def _take(self, file: Path) -> ConfigurationError | None:
+        """Put the file's list in force; return why it cannot be used."""
+        try:
+            found = entry_files.load(file)
+        except ConfigurationError as exc:
+            if self._entries.stored() is not None:
+                log.warning("start_list.kept", error=str(exc), consequence="the earlier list stays in force")
+            self._taken = self._seen
+            return exc
+        changed = self._entries.replace(found.entries, str(file))
+        self._taken = self._seen  # not before: what could not be stored is taken again
+        if changed:
+            facts = {"entries": len(found.entries), "column": found.column, "notes": list(found.notes)}
+            log.info("start_list.loaded", file=str(file), **facts)
+        return None
 
 
 def _signature(file: Path) -> _Signature:

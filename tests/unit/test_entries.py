@@ -152,6 +152,21 @@ def test_a_bad_file_and_no_earlier_list_is_an_error(database: Database, tmp_path
         CurrentStartList(Entries(database), tmp_path / "missing.csv").load()
 
 
+def test_a_file_that_could_not_be_stored_is_taken_at_the_next_try(
+    database: Database, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = CurrentStartList(Entries(database), file)
+    current.load()
+    rewrite(file, "bib\n9\n")
+    assert not current.refresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(Entries, "replace", lambda *_: (_ for _ in ()).throw(StoreError("locked")))
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                current.refresh()
+    assert (current.refresh(), bibs(current)) == (True, ("9",))
+
+
 def test_an_import_of_somebody_else_is_noticed(database: Database) -> None:
     current = CurrentStartList(Entries(database), None)
     current.load()

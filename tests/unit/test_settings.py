@@ -562,10 +562,12 @@ def test_bibs_of_the_start_list_are_of_the_races_form(toml: Callable[[str], None
     (tmp_path / "entries.csv").write_text("bib\nAB12\n0007\n7-X\n")
     toml('[race]\nstart_list = "entries.csv"\n')
     race = settings.load().judge().race
-    found = [race.bib(text) for text in ("ab12", "CD34", "0007", "7", "8-X", "12345", "M101", "ABC12", "123456")]
-    assert found == ["AB12", "CD34", "0007", "7", "8-X", "12345", "M101", None, None]
+    found = [race.bib(text) for text in ("ab12", "CD34", "0007", "7", "8-X", "12345", "M101", "8", "ABC12", "123456")]
+    assert found == ["AB12", "CD34", "0007", "7", "8-X", "12345", "M101", None, None, None]
     strict = settings.load(race={"bibs": r"\d{3}", "start_list": "entries.csv"}).judge().race
     assert [strict.bib(text) for text in ("AB12", "123")] == [None, "123"]
+    padded = settings.load(race={"bibs": r"\d{4}", "start_list": "entries.csv"}).judge().race
+    assert [padded.bib(text) for text in ("0007", "7", "8")] == ["0007", "7", None]
 
 
 @pytest.mark.parametrize(

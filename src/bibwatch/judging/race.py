@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from bibwatch.domain.candidates import Candidate, normalized
-from bibwatch.domain.entries import EntryMatch
 from bibwatch.judging.form import LearnedForm, usual_shapes
 from bibwatch.judging.start_list import Match, StartList
 
@@ -39,9 +38,12 @@ class Race:
     start_list: StartList | None = None
 
     def bib(self, text: str) -> str | None:
-        """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none."""
+        """Return the bib that a text is as a whole, in capitals and without spaces; None if it is none.
+
+        A text without the leading zeros of an entry is of its form.
+        """
         plain = normalized(text)
-        if not any(form.fullmatch(plain) for form in self.forms):
+        if not self._has_form(plain) and not self._has_form(self._entry(plain)):
             return None
         # Full-width digits are digits; those of other scripts would be a bib that no query finds.
         foreign = not plain.isascii() and any(sign.isdigit() and not sign.isascii() for sign in plain)
@@ -81,10 +83,15 @@ class Race:
         """Return what the start list says of a bib; None without a list."""
         return None if self.start_list is None else self.start_list.match(bib)
 
+    def _has_form(self, plain: str | None) -> bool:
+        return plain is not None and any(form.fullmatch(plain) for form in self.forms)
+
+    def _entry(self, plain: str) -> str | None:
+        return None if self.start_list is None else self.start_list.entry(plain)
+
     def is_entered(self, bib: str) -> bool:
         """Return whether a bib is on the start list."""
-        match = self.match(bib)
-        return match is not None and match.kind is EntryMatch.EXACT
+        return self.start_list is not None and bib in self.start_list
 
 
 def form(pattern: str) -> re.Pattern[str]:

@@ -78,8 +78,8 @@ class StartList:
 
     @cached_property
     def shapes(self) -> tuple[re.Pattern[str], ...]:
-        """The forms of the bibs: a digit or a capital where the list has one, with and without leading zeros."""
-        return tuple(map(re.compile, sorted({_shape(form) for form in self._by_form})))
+        """The forms of the bibs as printed: a digit or a capital where the list has one."""
+        return tuple(map(re.compile, sorted({_shape(normalized(bib)) for bib in self.bibs})))
 
     def could_be_rest_of(self, bib: str) -> tuple[str, ...]:
         """Return entries that a number may be the visible rest of, the shortest first, `MOST_NEAR` at most."""
@@ -87,19 +87,29 @@ class StartList:
         found = {entry for form in forms if len(form) >= _FEWEST_SEEN for entry in self._by_rest.get(form, ())}
         return tuple(sorted(found, key=lambda entry: (len(normalized(entry)), entry))[:MOST_NEAR])
 
-    def _match(self, bib: str) -> Match:
-        """Say whether a number is on the list, and if it is not, which entries it may be."""
+    def __contains__(self, bib: str) -> bool:
+        """Return whether a number is on the list, leading zeros aside."""
+        return self.entry(bib) is not None
+
+    def entry(self, bib: str) -> str | None:
+        """Return the entry that a number is, as printed; None if there is none, or more than one."""
         plain = normalized(bib)
         same = self._by_form.get(_number(plain), ())
         printed = [entry for entry in same if normalized(entry) == plain]
-        if printed or len(same) == 1:
-            return Match(EntryMatch.EXACT, (printed or same)[0])
-        found = filter(None, (compare(plain, entry) for entry in {*same, *self._possible(plain)}))
+        return (printed or same)[0] if printed or len(same) == 1 else None
+
+    def _match(self, bib: str) -> Match:
+        """Say whether a number is on the list, and if it is not, which entries it may be."""
+        if (entry := self.entry(bib)) is not None:
+            return Match(EntryMatch.EXACT, entry)
+        plain = normalized(bib)
+        found = filter(None, (compare(plain, entry) for entry in set(self._possible(plain))))
         near = tuple(sorted(found, key=_weight)[:MOST_NEAR])
         return Match(EntryMatch.NEAR, near[0].entry, near) if near else Match(EntryMatch.UNKNOWN)
 
     def _possible(self, plain: str) -> Iterator[str]:
         """Yield the entries that may be near, and some that are not."""
+        yield from self._by_form.get(_number(plain), ())
         for form in _forms(plain):
             for place in range(len(form)):
                 before, after = form[:place], form[place + 1 :]

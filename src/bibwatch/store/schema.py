@@ -234,7 +234,8 @@ VIEWS: dict[str, str] = {
                s.image_id, s.camera, s.path, s.seen_at
         FROM start_list_entries e
         LEFT JOIN (
-            SELECT n.entry, n.near_bib, n.near_kind, n.verdict, n.confidence, n.image_id, n.camera, n.path, n.seen_at,
+            SELECT CAST(n.entry AS TEXT) AS entry,  -- without a type SQLite would not index it
+                   n.near_bib, n.near_kind, n.verdict, n.confidence, n.image_id, n.camera, n.path, n.seen_at,
                    ROW_NUMBER() OVER (PARTITION BY n.entry ORDER BY
                        CASE n.near_kind WHEN 'exact' THEN 0 ELSE 1 END, n.confidence DESC, n.image_id, n.near_bib
                    ) AS suggestion
