@@ -15,7 +15,7 @@ CHAPTERS: dict[str, dict[str, str]] = {
         "bibwatch.images": (
             "ImageLimits Photo decode heif_supported open_photo resize scaled_size sha256 shrink to_rgb widen"
         ),
-        "bibwatch.judging": "Judge Judgement Race Rules judge",
+        "bibwatch.judging": "Judge Judgement Race Rules judge judge_race",
         "bibwatch.errors": (
             "AlreadyRunningError BibwatchError Blame ConfigurationError ModelBusyError ModelDisconnectedError "
             "ModelError ModelFaultError ModelNotServedError ModelRejectedError ModelReplyError "

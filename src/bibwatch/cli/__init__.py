@@ -20,6 +20,7 @@ _COMMANDS = (
     "config",
     "correct",
     "demo",
+    "eval",
     "judge",
     "plugins",
     "presets",

@@ -62,6 +62,12 @@ def judge(candidates: Sequence[Candidate], race: Race | None = None, rules: Rule
     return Judge(race or Race(), rules or Rules()).judge(candidates).readings
 
 
+def judge_race(photos: Sequence[Sequence[Candidate]], race: Race, rules: Rules) -> list[Judgement]:
+    """Judge the candidates of each photo of a race, in their order."""
+    judge = Judge(race, rules)
+    return [judge.judge(candidates) for candidates in photos]
+
+
 class _PhotoCandidates:
     """The candidates of one photo, sorted by the numbers they are."""
 
