@@ -220,20 +220,31 @@ def _print(setup: Setup, judged: Sequence[JudgedPhoto], thresholds: Sequence[Thr
     _print_quality(console, "all photos", total)
     for name, summary in races.items() if len(races) > 1 else ():
         _print_quality(console, name or "no race named", summary)
-    rows = []
-    for each in thresholds:
-        score = each.accepted
-        at = f"{each.accept_at:g}" + " (set)" * (each.accept_at == setup.accept_at)
-        shares = (percent(score.precision), percent(score.recall), number(each.reviews / total.photos))
-        rows.append((at, str(score.right), str(score.wrong), *shares))
-    heads = ("accept_at", "right", "wrong", "precision", "recall", "reviews a photo")
-    _print_rows(console, heads, rows, title="accepted readings, by accept_at")
-    rows = []
-    for bin in evaluation.reliability(judged):
-        shares = (percent(bin.mean_probability), percent(bin.share_right))
-        rows.append((f"{bin.low:g} to {bin.high:g}", str(bin.readings), *shares))
-    heads = ("probability", "readings", "mean probability", "share right")
-    _print_rows(console, heads, rows, title="reliability of all readings")
+    _print_rows(
+        console,
+        ("accept_at", "right", "wrong", "precision", "recall", "reviews a photo"),
+        [
+            (
+                f"{each.accept_at:g}" + " (set)" * (each.accept_at == setup.accept_at),
+                str(each.accepted.right),
+                str(each.accepted.wrong),
+                percent(each.accepted.precision),
+                percent(each.accepted.recall),
+                number(each.reviews / total.photos),
+            )
+            for each in thresholds
+        ],
+        title="accepted readings, by accept_at",
+    )
+    _print_rows(
+        console,
+        ("probability", "readings", "mean probability", "share right"),
+        [
+            (f"{low:g} to {high:g}", str(readings), percent(probability), percent(right))
+            for low, high, readings, probability, right in evaluation.reliability(judged)
+        ],
+        title="reliability of all readings",
+    )
 
 
 def _print_quality(console: Console, name: str, summary: Summary) -> None:
