@@ -28,7 +28,7 @@ _BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 1.0)  # bounds of probability
 _RESAMPLES = 1000  # of the bootstrap
 _TAIL = 0.025  # on either side of a 95 % interval
 _NEAREST = 3  # candidates listed for a miss
-_SIMILAR = 0.5  # ratio from which two texts may be about the same bib
+_SIMILAR = 0.6  # ratio from which two texts may be about the same bib
 
 
 class Mark(StrEnum):

@@ -33,7 +33,8 @@ _CROP = (420, 280)  # pixels of a picture at most
 _ENLARGED = 4.0  # times, at most
 _JPEG_QUALITY = 82
 _PLOT = (460, 300)  # the size of a plot, and the margins inside it: left, top, right, bottom
-_INSET = (48, 14, 14, 40)
+_FLOORS = (0.0, 0.5, 0.75)  # where the axis of a plot may start: small differences near 1 matter
+_INSET = (48, 14, 24, 40)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ def _sweep_plot(thresholds: Sequence[Threshold], accept_at: float) -> str:
         ("recall", _BLUE, [(each.accept_at, each.accepted.recall) for each in thresholds]),
     )
     values = [value for *_, points in series for _, value in points if value is not None]
-    low = min(0.8, math.floor(min(values, default=0.0) * 5) / 5)  # a round fifth: small differences near 1 matter
+    least = min(values, default=0.0)
+    low = max(each for each in _FLOORS if each <= least)
     x = _x(_nines(accept_at))
     parts = [f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(1)}" y2="{_y(low, low)}"/>']
     for row, (name, colour, points) in enumerate(series):
@@ -270,9 +272,9 @@ def _section(title: str, note: str, found: Sequence[T], card: Callable[[T], str]
 
 def _wrong(each: WrongReading, pictures: _Pictures) -> str:
     reading = each.reading
-    facts = [f"{reading.verdict.value}, probability {reading.probability:.1%}"]
+    facts = [f"{reading.verdict.value}, probability {reading.probability:.4f}"]
     facts += [f"read as {reading.read_as}"] if reading.read_as not in {"", reading.bib} else []
-    facts += [f"most like {each.nearest}, which is labelled"] if each.nearest else []
+    facts += [f"like {each.nearest}, which is labelled"] if each.nearest else []
     facts += [str(reason) for reason in reading.reasons] or ["nothing spoke against it"]
     colour = _RED if reading.verdict is Verdict.ACCEPTED else _GREY
     return _card(pictures.of(each.photo, reading.box, colour), reading.bib, each.photo, facts)

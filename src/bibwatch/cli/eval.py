@@ -63,10 +63,11 @@ def command(*, settings: Settings, labels_file: Path, images: Path | None, repor
     if report:
         _make_folder(report)
     chosen = settings.registry().stage(settings.stage, settings.preset)
-    chosen.warm_up()
-    start = time.perf_counter()
-    reads = _read(chosen, photos, settings)
-    seconds = (time.perf_counter() - start) / len(photos)
+    with chosen:
+        chosen.warm_up()
+        start = time.perf_counter()
+        reads = _read(chosen, photos, settings)
+        seconds = (time.perf_counter() - start) / len(photos)
     race, rules = settings.race.context, settings.judging
     judged = evaluation.judge_photos(reads, race, rules)
     thresholds = evaluation.sweep(reads, race, rules)
@@ -276,7 +277,8 @@ def _print_rows(console: Console, heads: Sequence[str], rows: Sequence[Sequence[
     from rich.table import Column, Table
 
     columns = (Column(head, justify="right" if place else "left") for place, head in enumerate(heads))
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold")
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

@@ -44,6 +44,7 @@ def command(*, settings: Settings, files: tuple[str, ...], picture: Path | None,
     if picture:
         _check_explain(picture, paths, settings)
     chosen = settings.registry().stage(settings.stage, settings.preset)
+    click.get_current_context().call_on_close(chosen.close)
     chosen.load()
     judge = settings.judge()
     for path, answer in recognition.read(chosen, paths, settings.images):
