@@ -121,9 +121,10 @@ class JudgedPhoto:
         return mark(self.photo, [reading.bib for reading in self.readings])
 
     @cached_property
-    def explanations(self) -> list[Explanation]:
-        """What became of each candidate."""
-        return explain(self.read.candidates, self.judgement)
+    def unclaimed(self) -> list[Explanation]:
+        """What became of each candidate that supports no right reading."""
+        explained = explain(self.read.candidates, self.judgement)
+        return [each for each in explained if not each.reading or self.marks[each.reading.bib] is not Mark.RIGHT]
 
 
 @dataclass(frozen=True)
@@ -271,9 +272,9 @@ def reliability(photos: Iterable[JudgedPhoto]) -> list[Bin]:
 
 
 def misses(photos: Iterable[JudgedPhoto]) -> list[Miss]:
-    """Return the labelled bibs that were not read, with the candidates that come nearest."""
+    """Return the labelled bibs that were not read, with the candidates that come nearest; not those of other bibs."""
     return [
-        Miss(each.photo, label, _nearest(label, each.explanations))
+        Miss(each.photo, label, _nearest(label, each.unclaimed))
         for each in photos
         for label in each.photo.labels
         if label.bib not in _found(each.photo, [reading.bib for reading in each.readings])

@@ -118,8 +118,13 @@ def test_the_reliability_table() -> None:
 
 def test_misses_name_what_was_seen_there() -> None:
     box = Box(0, 0, 10, 10)
-    known = LabelledPhoto("a.jpg", Path("a.jpg"), (Label("1442", box=box), Label("777")))
-    candidates = (seen("FINISH", 0.9, Box(50, 0, 90, 9)), seen("XX", 0.9, box), seen("1442", 0.3, Box(90, 0, 99, 9)))
+    known = LabelledPhoto("a.jpg", Path("a.jpg"), (Label("1442", box=box), Label("777"), Label("1443")))
+    candidates = (
+        seen("1443"),
+        seen("FINISH", 0.9, Box(50, 0, 90, 9)),
+        seen("XX", 0.9, box),
+        seen("1442", 0.3, Box(90, 0, 99, 9)),
+    )
     one, other = evaluation.misses(judge_photos([read(known, *candidates)], Race(), RULES))
     assert (one.label.bib, other.label.bib) == ("1442", "777")
     assert [near.candidate.text for near in one.nearest] == ["1442", "XX"]
