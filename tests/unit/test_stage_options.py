@@ -17,7 +17,7 @@ from bibwatch.errors import ConfigurationError
 from bibwatch.registry import Registry
 
 Invoke = Callable[..., Result]
-READING = ("read", "run", "config", "compare")
+READING = ("read", "run", "config", "compare", "eval")
 
 
 @pytest.fixture

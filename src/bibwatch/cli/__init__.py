@@ -21,6 +21,7 @@ _COMMANDS = (
     "correct",
     "demo",
     "entries",
+    "eval",
     "judge",
     "plugins",
     "presets",

@@ -122,6 +122,12 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
     return database
 
 
+def require_bibs(settings: Settings, what: str) -> None:
+    """Raise a usage error if the chosen stage reads something else than bibs."""
+    if "candidates" not in settings.registry().stage_class(settings.stage).options_type.value_kinds():
+        raise click.UsageError(f"{what} is about bibs, and stage {settings.stage} reads none")
+
+
 def shown(path: str) -> str:
     """Write a path for a terminal: one that could play tricks there (control characters) as Python would."""
     return path if path.isprintable() else ascii(path)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, shown
+from bibwatch.cli.options import as_json, for_reading, require_bibs, shown
 from bibwatch.cli.stage_options import StageCommand
+from bibwatch.errors import BibwatchError
 
 if TYPE_CHECKING:
     from bibwatch.domain.readings import Reading
+    from bibwatch.images import Photo
     from bibwatch.judging import Judge
     from bibwatch.recognition import ReadResult
     from bibwatch.settings import Settings
@@ -19,22 +22,36 @@ if TYPE_CHECKING:
 
 
 @click.command("read", cls=StageCommand)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=str), metavar="FILE|DIR...")
+@click.option(
+    "--explain",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Draw what was seen in the photo, with verdicts and reasons; for one photo.",
+)
 @as_json
 @for_reading
-def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> None:
+def command(*, settings: Settings, files: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
     """Read photos and print what is in them; nothing is recorded.
+
+    Of a folder, all photos in it and its subfolders are read, in the order of their paths.
 
     Exits with 1 if any of them could not be read.
     """
     from bibwatch import recognition
 
+    paths, failed = _paths(files)
+    if picture:
+        _check_explain(picture, paths, settings)
     chosen = settings.registry().stage(settings.stage, settings.preset)
+    click.get_current_context().call_on_close(chosen.close)
     chosen.load()
-    failed = False
     judge = settings.judge()
-    for path, answer in recognition.read(chosen, files, settings.images):
+    for path, answer in recognition.read(chosen, paths, settings.images):
         failed |= isinstance(answer, Exception)
+        if picture and not isinstance(answer, Exception):
+            _explain(picture, *answer, judge)
         if as_json:
             click.echo(json.dumps(_record(path, answer, judge)))
         elif isinstance(answer, Exception):
@@ -43,9 +60,55 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
             _, outcome = answer
             text = chosen.text(outcome) if outcome.output is not None else _text(judge, outcome)
             # What a stage other than bib_number says of one file stands alone, to be redirected into one.
-            click.echo(text if outcome.output is not None and len(files) == 1 else _headed(path, text))
+            click.echo(text if outcome.output is not None and paths == [*files[:1]] else _headed(path, text))
     if failed:
         click.get_current_context().exit(1)
+
+
+def _paths(files: tuple[str, ...]) -> tuple[list[str], bool]:
+    """Return the photos that are meant, folders walked as a camera's are, and whether a folder was trouble."""
+    from bibwatch.ingest import scanning
+
+    found: list[str] = []
+    trouble: list[str] = []
+    for file in files:
+        if not Path(file).is_dir():
+            found.append(file)
+            continue
+        try:
+            photos = sorted(entry.path for entry in scanning.walk(file, trouble.append) if entry.ends_as is None)
+        except OSError as exc:
+            trouble.append(f"{shown(file)}: cannot be listed: {exc.strerror}")
+            continue
+        if not photos:
+            click.echo(f"{shown(file)}: no photos", err=True)
+        found += photos
+    for message in trouble:
+        click.echo(message, err=True)
+    return found, bool(trouble)
+
+
+def _check_explain(picture: Path, paths: list[str], settings: Settings) -> None:
+    from bibwatch import annotation
+
+    if len(paths) != 1:
+        raise click.UsageError(f"--explain draws one photo, not {len(paths)}")
+    if picture.suffix.lower() != ".png":
+        raise click.UsageError(f"--explain writes a PNG; name it so: {picture.with_suffix('.png')}")
+    if picture.exists() and not annotation.is_own(picture):
+        raise click.UsageError(f"--explain overwrites only what it has drawn, and {picture} is none of that")
+    require_bibs(settings, "--explain")
+
+
+def _explain(picture: Path, photo: Photo, outcome: Outcome, judge: Judge) -> None:
+    from bibwatch import annotation
+    from bibwatch.judging.explanation import explain
+
+    drawn = annotation.annotate(photo, explain(outcome.candidates, judge.judge(outcome.candidates)))
+    try:
+        annotation.save(drawn, picture)
+    except OSError as exc:
+        raise BibwatchError(f"{picture} cannot be written: {exc.strerror or exc}") from exc
 
 
 def _headed(path: str, text: str) -> str:

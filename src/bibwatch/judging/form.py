@@ -54,10 +54,10 @@ class LearnedForm:
     shares: Mapping[str, int] = field(default_factory=dict)  # of each shape, in twentieths
 
     @classmethod
-    def of(cls, bibs: Iterable[str]) -> LearnedForm:
-        """Learn from the different numbers that were clearly read; parts of longer ones do not count."""
+    def of(cls, bibs: Iterable[str], *, whole: bool = False) -> LearnedForm:
+        """Learn from the different numbers that were clearly read; parts of longer ones only if all are `whole`."""
         different = set(bibs)
-        parts = {part for bib in different for part in _parts(bib)}
+        parts = set() if whole else {part for bib in different for part in _parts(bib)}
         shapes = Counter(shape(bib) for bib in different - parts)
         total = sum(shapes.values())
         shares = ((each, round(_SHARES * count / total)) for each, count in sorted(shapes.items()))

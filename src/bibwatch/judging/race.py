@@ -77,7 +77,7 @@ class Race:
     @cached_property
     def _listed(self) -> LearnedForm | None:
         """The form of the bibs on the start list."""
-        return None if self.start_list is None else LearnedForm.of(self.start_list.bibs)
+        return None if self.start_list is None else LearnedForm.of(self.start_list.bibs, whole=True)
 
     def match(self, bib: str) -> Match | None:
         """Return what the start list says of a bib; None without a list."""
