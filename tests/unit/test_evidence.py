@@ -129,6 +129,13 @@ def test_the_order_of_candidates_does_not_matter(candidates: list[Candidate]) ->
     }
 
 
+@pytest.mark.parametrize(("angle", "reason"), [(90.0, "on its side"), (178.0, "upside down"), (-88.0, "on its side")])
+def test_a_number_in_a_photo_that_is_not_upright_goes_to_review(angle: float, reason: str) -> None:
+    (reading,) = read(bib("A10347", angle=angle)).values()
+    assert (reading.bib, reading.verdict) == ("A10347", Verdict.REVIEW)
+    assert f"the photo is {reason}" in map(str, reading.reasons)
+
+
 # The form of a race
 
 

@@ -238,6 +238,15 @@ def test_a_small_number_in_a_large_photo_is_read_at_full_size(runtime: VisionOcr
     assert bibs(prediction, "7345") == {"7345"}
 
 
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_photo_that_is_not_upright_is_noticed_and_read(runtime: VisionOcr, turn: int) -> None:
+    image = drawing.photo(("7345", "1042"), size=(900, 600))
+    (prediction,) = predict(runtime, image.rotate(-turn, expand=True))
+    assert bibs(prediction, "7345", "1042") == {"7345", "1042"}
+    angles = {round(line.glyphs.angle / 90) * 90 % 360 for line in prediction.lines if line.glyphs}
+    assert angles == {turn}
+
+
 def test_a_number_cut_off_has_no_margin_there(runtime: VisionOcr) -> None:
     """The card goes on beside a whole number; beside one that an arm hides there is the arm."""
     image = Image.new("RGB", (600, 300), "white")

@@ -173,7 +173,7 @@ def _evidence(
         unread=0.0 if exact else 1.0,
         relative_height=min(1.0, glyphs.height / tallest) if tallest else 1.0,
         edge=glyphs.edge,
-        slant=abs(glyphs.angle),
+        slant=abs((glyphs.angle + 45) % 90 - 45),
         margin=min(max(left or 0.0 for left, _ in margins), max(right or 0.0 for _, right in margins)),
         word_beside=float(sum(map(str.isalpha, beside)) > _LONGEST_WORD_OF_A_BIB),
         year=float(bool(_YEAR.fullmatch(bib))),

@@ -151,6 +151,15 @@ def looks(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     return Reason("looks", f"{number} looks agree", forbids=False) if number > 1 else None
 
 
+def turned(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
+    """Forbid what was read in a photo that is not upright: which way is up is a guess."""
+    del race, rules
+    angle = evidence.lead.glyphs.angle if evidence.lead.glyphs else 0.0
+    degrees = round(angle / 90) * 90 % 360
+    text = "upside down" if degrees == 180 else "on its side"  # noqa: PLR2004
+    return Reason("turned", f"the photo is {text}") if degrees else None
+
+
 def weak_evidence(evidence: Evidence, race: Race, rules: Rules) -> Reason | None:
     """Say what weighs most against a number that is not probable enough."""
     del rules
@@ -199,6 +208,7 @@ ALL: tuple[Rule, ...] = (
     tile,
     edge,
     year,
+    turned,
     confidence,
     weak_evidence,
 )

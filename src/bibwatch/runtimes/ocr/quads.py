@@ -40,6 +40,12 @@ class Quad:
             self.score,
         )
 
+    def turned(self, degrees: int) -> Quad:
+        """Return the same place with its baseline turned clockwise by 0, 90, 180 or 270 degrees."""
+        on_its_side = degrees % 180 != 0
+        width, height = (self.height, self.width) if on_its_side else (self.width, self.height)
+        return replace(self, width=width, height=height, angle=self.angle + degrees)
+
     def widened(self, by: float) -> Quad:
         """Return the rectangle with `by` pixels more at either end of the line."""
         return replace(self, width=self.width + 2 * by)

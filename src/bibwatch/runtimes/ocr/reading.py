@@ -29,6 +29,8 @@ _UNCLEAR = 0.6  # a line read with less may say anything
 _LONE = 2  # characters of a text that may be the letters beside a number
 _SAME_PART, _MUCH_SMALLER = 0.6, 1.8  # a part that lies in another is not looked at again, unless its digits are small
 _WIDER = 0.6  # heights of a line that are added at either end for the last look
+_SAMPLE = 6  # lines that show whether a photo is turned
+_LEGIBLE, _MUCH_BETTER = 0.85, 1.1  # mean score of lines that are read the right way up, and against another way
 _SIDE = 24  # pixels; the height at which margins are measured
 _TOLERANCE = 45.0  # of 255; colours that differ less are one background
 
@@ -53,13 +55,31 @@ class Reader:
     def read(self, pixels: Any, size: tuple[int, int]) -> list[Line]:
         """Read an RGB array; the first look is taken at the given size."""
         found = detect(self._detector, pixels, size, _FAINT)
+        turn = self._turn(pixels, found)
+        found = [quad.turned(turn) for quad in found]
         lines = self._lines(pixels, found, Look.PHOTO)
         unlikely = {id(line.quad) for line in lines if not _may_be_number(line.text)}
         wanted = [quad for quad in found if quad.height >= _LEAST_HEIGHT and id(quad) not in unlikely]
         near = [quad for part, height in _parts(wanted, pixels.shape) for quad in self._detect(pixels, part, height)]
-        crops = self._lines(pixels, near, Look.CROP)
+        crops = self._lines(pixels, [quad.turned(turn) for quad in near], Look.CROP)
         numbers = [line.quad.widened(_WIDER * line.quad.height) for line in crops if _has_digit(line.text.text)]
         return [*lines, *crops, *self._lines(pixels, numbers, Look.WIDE)]
+
+    def _turn(self, pixels: Any, found: Sequence[Quad]) -> int:
+        """Return by how many degrees the photo is turned: 0, unless its longest lines read much better another way."""
+        longest = sorted(found, key=lambda quad: -max(quad.width, quad.height))[:_SAMPLE]
+        sideways = sum(quad.height > quad.width for quad in longest) > len(longest) / 2
+        upright = self._legibility(pixels, longest)
+        if not longest or (upright > _LEGIBLE and not sideways):
+            return 0
+        turns = {turn: self._legibility(pixels, [quad.turned(turn) for quad in longest]) for turn in (90, 180, 270)}
+        best = max(turns, key=lambda turn: turns[turn])
+        return best if turns[best] > max(_LEGIBLE, _MUCH_BETTER * upright) else 0
+
+    def _legibility(self, pixels: Any, found: Sequence[Quad]) -> float:
+        """Return the mean score of lines of two characters and more."""
+        texts = [line.text for line in self._lines(pixels, found, Look.PHOTO) if len(line.text.text) > 1]
+        return sum(text.score for text in texts) / max(len(texts), len(found) / 2) if texts else 0.0
 
     def _detect(self, pixels: Any, part: Box, height: float) -> list[Quad]:
         """Find the lines in a part of an image whose digits are about so high."""
