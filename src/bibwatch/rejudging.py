@@ -1,4 +1,4 @@
-"""Judges again what was recognised before, from the database alone: no photo is opened, no model is loaded."""
+"""Re-judges stored results, from the database alone: opens no photo, loads no model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = structlog.get_logger()
 
 
 class Progress(NamedTuple):
-    """How far judging again has come."""
+    """How many results have been re-judged."""
 
     results: int = 0
-    changed: int = 0  # those with other readings than before
+    changed: int = 0  # those whose readings changed
 
 
 def rejudge(
@@ -31,9 +31,9 @@ def rejudge(
     only_outdated: bool = False,
     store: Callable[[Callable[[], Any]], Any] = lambda action: action(),
 ) -> Iterator[Progress]:
-    """Judge all results again, or those that another judge has judged; yield after each page.
+    """Re-judge all results, or only those last judged by a different judge; yield the progress after each page.
 
-    `store` runs each action of the database. Raises StoreError.
+    `store` runs each database action. Raises StoreError.
     """
     fingerprint = judge.fingerprint
     other_than = fingerprint if only_outdated else None
@@ -47,7 +47,7 @@ def rejudge(
 
 
 class Rejudging(Loop):
-    """Judges again, beside the daemon's other work, what other rules judged or judged for another race."""
+    """Re-judges, in the background, results that were judged by other rules or for another race."""
 
     def __init__(self, judgements: Judgements, judge: Judge, stop: threading.Event) -> None:
         super().__init__("rejudging", stop)
@@ -67,4 +67,4 @@ class Rejudging(Loop):
 
     def ended(self) -> None:
         self.done = True
-        self.extend_deadline(math.inf)  # no heartbeat is to be expected from here on
+        self.extend_deadline(math.inf)  # no more heartbeats

@@ -38,7 +38,7 @@ def test_ready_comes_after_the_backlog_and_the_watchdog_is_fed(site: Site, draw:
         site.wait(lambda: set(site.states().values()) == {"done"})
         while "WATCHDOG=1" not in said[-1]:
             said.append(systemd.recv(4096).decode())
-        while "5 read, 0 waiting, 0 in trouble" not in said[-1]:
+        while "5 read, 0 waiting, 0 with problems" not in said[-1]:
             said.append(systemd.recv(4096).decode())
         assert site.stop(daemon) == 0
         systemd.settimeout(1)

@@ -41,5 +41,5 @@ def test_a_photo_that_is_missing_from_the_ledger_or_differs_is_listed(
     ran = CliRunner().invoke(cli, ["audit", "--json"])
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     accounted_for = state is State.SETTLING or (state not in {None, State.GONE} and not changed)
-    assert lines == ([{"photos": 1}] if accounted_for else [{"problem": f"not in the ledger: {photo}"}])
+    assert lines == ([{"photos": 1}] if accounted_for else [{"problem": f"missing or changed: {photo}"}])
     assert (ran.exit_code == 0) == accounted_for

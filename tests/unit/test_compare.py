@@ -98,7 +98,7 @@ def test_the_tables(compare: Compare, server: Server) -> None:
     assert "failed 0 0" in lines
     assert not any(line.startswith(("precision", "CUDA")) for line in lines)
     assert any(re.fullmatch(r"one.jpg 1042 \(\d+%.*\) 1042 \(\d+%.*\)", line) for line in lines)
-    assert "quick and served read the same in 1 of 2 photos (50%)" in lines
+    assert "quick and served agree on 1 of 2 photos (50%)" in lines
     assert lines[-1].startswith("cogvlm cannot run: preset cogvlm cannot be run: ")
 
 
@@ -122,7 +122,7 @@ def test_the_docs_show_what_is_printed(compare: Compare, monkeypatch: pytest.Mon
     Path("labels.csv").write_text("file,bibs\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
     result = compare("--preset", "rapidocr", "--preset", "quick", "--labels", "labels.csv", *labels)
     assert words(result.stdout) == words(shown)
-    for head in ("load, s", "one by one, s an image", "batched, images a s", "memory, MB"):
+    for head in ("load, s", "one by one, s/image", "batched, images/s", "memory, MB"):
         assert head in shown
         assert head in result.stdout
 
@@ -175,7 +175,7 @@ def test_a_photo_that_cannot_be_read_is_told_once(compare: Compare, server: Serv
     assert result.exit_code == 1
     assert result.stderr.count("note.jpg: undecodable: not a photo") == 1
     assert result.stderr.count("gone.jpg: gone:") == 1
-    assert "in 1 of 1 photos (100%)" in result.stdout
+    assert "on 1 of 1 photos (100%)" in result.stdout
     assert "note.jpg" not in result.stdout
     assert "not a photo" in records(compare(*words, "--json"))[2]["errors"]["again"]
 
@@ -217,7 +217,7 @@ def test_the_preset_takes_the_place_of_the_stages_own_model(compare: Compare) ->
         (("one.jpg",), "Missing option '--preset'"),
         (("--preset", "rapidorc", "one.jpg"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--preset", "quick"), "Missing argument 'FILE...'"),
-        (("--preset", "quick", "--stage-bib-number-model", "quick", "one.jpg"), "are the same option; give presets"),
+        (("--preset", "quick", "--stage-bib-number-model", "quick", "one.jpg"), "set the same option; drop it"),
         (("--preset", "quick", "config.toml", "--labels", "labels.csv"), "labels.csv names none of the photos"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_mistake_is_one_of_usage(compare: Compare, words: tuple[str, ...], mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a.jpg,12\n", "must name the columns file and bibs"),
+        (b"a.jpg,12\n", "must name the columns: file,bibs"),
         (b"file,bibs\n\xff", "cannot be read as labels"),
         (None, "No such"),
     ],

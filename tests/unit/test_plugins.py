@@ -49,22 +49,22 @@ _STAGE = """
     [
         ("runtimes", "1 / 0", "cannot be used: ZeroDivisionError: division by zero"),
         ("stages", "raise SystemExit('no licence')", "cannot be used: SystemExit: no licence"),
-        ("stages", "class Plugin: pass", "is no Stage"),
-        ("interpreters", "Plugin = 7", "is no Interpreter"),
+        ("stages", "class Plugin: pass", "is not a subclass of Stage"),
+        ("interpreters", "Plugin = 7", "is not a subclass of Interpreter"),
         (
             "runtimes",
             "from bibwatch.runtimes.base import Runtime as Plugin",
             "does not define close, load, predict_batch",
         ),
-        ("stages", _STAGE.replace("options_type = Options", ""), "has no options_type that is a StageOptions"),
+        ("stages", _STAGE.replace("options_type = Options", ""), "has no options_type that is a subclass of StageOptions"),
         ("stages", _STAGE.replace("options_type = Options", "options_type = dict"), "has no options_type that is a"),
         ("stages", _STAGE.replace('"{kind}"', '"other"'), "has options of kind 'other'; entry point and kind must be"),
         ("stages", _STAGE.replace("FIELD", "x: int = Field(default_factory=lambda: 1 // 0)"), "ZeroDivisionError"),
-        ("presets", "Plugin = [1]", "is no table of presets"),
+        ("presets", "Plugin = [1]", "is not a table of presets"),
         ("presets", "from pathlib import Path\nPlugin = Path('no.toml')", "FileNotFoundError"),
         ("presets", "from pathlib import Path\nPlugin = Path(__file__)", "TOMLDecodeError"),
-        ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is no table: 3"),
-        ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is no table"),
+        ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is not a table: 3"),
+        ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is not a table"),
         (
             "presets",
             "class T(dict):\n    def items(self): raise OSError('gone')\nPlugin = T()",
@@ -110,8 +110,8 @@ def test_a_name_that_is_there_twice_is_an_error_that_names_both(
     problems = registry.plugins.problems()
     assert {plugin.distribution for plugin in problems} == {"bibwatch", "bibwatch-twice"}
     for said in problems.values():
-        assert re.search(rf"{name} is there 2 times: from bibwatch \(.*and from bibwatch-twice \(", said)
-    with pytest.raises(ConfigurationError, match="is there 2 times"):
+        assert re.search(rf"{name} is defined 2 times: by bibwatch \(.*and by bibwatch-twice \(", said)
+    with pytest.raises(ConfigurationError, match="is defined 2 times"):
         registry.stage("table", "rapidocr")
     registry.stage("picture_description", "qwen-vllm")
 
@@ -120,7 +120,7 @@ def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
     for plugin in ("bibwatch-one", "bibwatch-two"):
         install(plugin, "set", "Plugin = {'new': {'kind': 'vision_ocr'}}", group="presets")
     registry = Registry(["bibwatch-one", "bibwatch-two"])
-    with pytest.raises(ConfigurationError, match=r"preset new is there 2 times: .*bibwatch-one .*bibwatch-two"):
+    with pytest.raises(ConfigurationError, match=r"preset new is defined 2 times: .*bibwatch-one .*bibwatch-two"):
         registry.model_options("new")
     assert registry.model_options("rapidocr")
 

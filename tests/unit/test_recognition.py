@@ -77,7 +77,7 @@ def test_each_file_has_its_own_answer_in_order(folder: Path, names: list[str], b
             reasons = {
                 "13": "unlucky",
                 "te": "undecodable: not a photo",
-                "go": "gone: not there",
+                "go": "gone: cannot be opened",
                 "a\0": "embedded null",  # byte, or character in path: Python 3.13
             }
             assert reasons[name[:2]] in str(said(answer))

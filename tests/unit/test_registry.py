@@ -268,11 +268,11 @@ def test_a_revision_of_the_code_changes_the_hash() -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"accept_confidence": 0.5}, "stages.bib_number.accept_confidence is set as race.accept_at now"),
-        ({"edge": 0.1}, "stages.bib_number.edge is set as judging.edge now"),
+        ({"accept_confidence": 0.5}, "stages.bib_number.accept_confidence is now race.accept_at"),
+        ({"edge": 0.1}, "stages.bib_number.edge is now judging.edge"),
         (
             {"model_interpreter_options": {"pattern": "9.."}},
-            "stages.bib_number.model_interpreter_options.pattern is set as race.bibs now",
+            "stages.bib_number.model_interpreter_options.pattern is now race.bibs",
         ),
     ],
 )

@@ -615,7 +615,7 @@ def test_a_key_of_an_earlier_version_names_the_new_one(env: Callable[..., None],
     if kind and "interpreter" in key:
         env(STAGES__BIB_NUMBER__MODEL_INTERPRETER_OPTIONS__KIND=kind)
     found = settings.load()
-    line = f"{key} is set as {new} now (in the environment: {variable})"
+    line = f"{key} is now {new} (environment: {variable})"
     for ask in (found.registry().check, lambda: found.registry().stage(found.stage, found.preset)):
         with pytest.raises(ConfigurationError) as caught:
             ask()

@@ -138,7 +138,7 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
         (("--stage-bib-number-model", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--stage-bib-number-interpreter", "bib_line"), "unknown kind of interpreter 'bib_line'"),
         (("--stage", "table", "--stage-table-labels", "clock"), "'clock': Input should be a valid tuple"),
-        (("--stage-table-image-scale", "2"), "options of stage table, but the stage is bib_number: --stage table"),
+        (("--stage-table-image-scale", "2"), "options of stage table are given, but the stage is bib_number; add --stage table"),
     ],
 )
 def test_a_mistake_is_one_of_usage(invoke: Invoke, words: tuple[str, ...], message: str) -> None:
@@ -184,7 +184,7 @@ def test_only_interpreters_that_fit_a_stage_are_choices(invoke: Invoke) -> None:
 def test_a_preset_and_another_model_for_the_stage_are_refused(invoke: Invoke) -> None:
     result = invoke("config", "--preset", "qwen-vllm", "--stage-bib-number-model", "rapidocr")
     assert result.exit_code == 2
-    assert "--preset and the model of stage bib_number are the same option" in result.output
+    assert "--preset and --stage-bib-number-model set the same option" in result.output
 
 
 def test_a_pair_that_cannot_work_is_refused_before_anything_is_read(invoke: Invoke) -> None:

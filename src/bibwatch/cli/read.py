@@ -1,4 +1,4 @@
-"""`bibwatch read`: one look at photos, without a database."""
+"""`bibwatch read`: read photos once, without a database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, shown
+from bibwatch.cli.options import as_json, for_reading, printable
 from bibwatch.cli.stage_options import StageCommand
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> None:
     """Read photos and print what is in them; nothing is recorded.
 
-    Exits with 1 if any of them could not be read.
+    Exits with 1 if any photo could not be read.
     """
     from bibwatch import recognition
 
@@ -37,18 +37,18 @@ def command(*, settings: Settings, files: tuple[str, ...], as_json: bool) -> Non
         if as_json:
             click.echo(json.dumps(_record(path, answer, judge)))
         elif isinstance(answer, Exception):
-            click.echo(f"{shown(path)}: {recognition.reason(answer)}", err=True)
+            click.echo(f"{printable(path)}: {recognition.reason(answer)}", err=True)
         else:
             _, outcome = answer
             text = chosen.text(outcome) if outcome.output is not None else _text(judge, outcome)
-            # What a stage other than bib_number says of one file stands alone, to be redirected into one.
-            click.echo(text if outcome.output is not None and len(files) == 1 else _headed(path, text))
+            # The output of another stage for a single file has no heading, so that it can be redirected to a file.
+            click.echo(text if outcome.output is not None and len(files) == 1 else _with_heading(path, text))
     if failed:
         click.get_current_context().exit(1)
 
 
-def _headed(path: str, text: str) -> str:
-    return f"{shown(path)}:\n{text}\n" if "\n" in text else f"{shown(path)}: {text}"
+def _with_heading(path: str, text: str) -> str:
+    return f"{printable(path)}:\n{text}\n" if "\n" in text else f"{printable(path)}: {text}"
 
 
 def _text(judge: Judge, outcome: Outcome) -> str:
