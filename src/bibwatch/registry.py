@@ -114,9 +114,7 @@ class Registry:
         chosen = options.model_interpreter_options
         interpreter: Interpreter[Any, Any] = self.class_of("interpreters", chosen.kind)(chosen)
         if options.constrained and interpreter.constraint is None:
-            raise ConfigurationError(
-                f"stages.{options.kind}.constrained: {chosen.kind} takes replies of any form"
-            )
+            raise ConfigurationError(f"stages.{options.kind}.constrained: {chosen.kind} takes replies of any form")
         substages = {name: self.build(each) for name, each in options.substages().items()}
         return stage(options, self.runtime(options.model_options), interpreter, substages)
 

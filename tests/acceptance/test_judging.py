@@ -71,6 +71,5 @@ def test_a_mistake_in_the_race_is_one_line(site: Site) -> None:
     moved = site.bibwatch("run", "--once", BIBWATCH_STAGES=r'{"bib_number": {"accept_confidence": 0.9}}')
     assert moved.returncode == 78
     assert moved.stderr == (
-        "bibwatch: stages.bib_number.accept_confidence is now race.accept_at "
-        "(environment: BIBWATCH_RACE__ACCEPT_AT)\n"
+        "bibwatch: stages.bib_number.accept_confidence is now race.accept_at (environment: BIBWATCH_RACE__ACCEPT_AT)\n"
     )

@@ -56,7 +56,11 @@ _STAGE = """
             "from bibwatch.runtimes.base import Runtime as Plugin",
             "does not define close, load, predict_batch",
         ),
-        ("stages", _STAGE.replace("options_type = Options", ""), "has no options_type that is a subclass of StageOptions"),
+        (
+            "stages",
+            _STAGE.replace("options_type = Options", ""),
+            "has no options_type that is a subclass of StageOptions",
+        ),
         ("stages", _STAGE.replace("options_type = Options", "options_type = dict"), "has no options_type that is a"),
         ("stages", _STAGE.replace('"{kind}"', '"other"'), "has options of kind 'other'; entry point and kind must be"),
         ("stages", _STAGE.replace("FIELD", "x: int = Field(default_factory=lambda: 1 // 0)"), "ZeroDivisionError"),

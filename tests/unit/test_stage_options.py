@@ -138,7 +138,10 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
         (("--stage-bib-number-model", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--stage-bib-number-interpreter", "bib_line"), "unknown kind of interpreter 'bib_line'"),
         (("--stage", "table", "--stage-table-labels", "clock"), "'clock': Input should be a valid tuple"),
-        (("--stage-table-image-scale", "2"), "options of stage table are given, but the stage is bib_number; add --stage table"),
+        (
+            ("--stage-table-image-scale", "2"),
+            "options of stage table are given, but the stage is bib_number; add --stage table",
+        ),
     ],
 )
 def test_a_mistake_is_one_of_usage(invoke: Invoke, words: tuple[str, ...], message: str) -> None:
