@@ -298,7 +298,7 @@ def test_a_second_instance_is_refused(site: Site) -> None:
     site.start()
     second = site.bibwatch("run", "--once")
     assert second.returncode == 75
-    assert second.stderr.strip().splitlines() == [f"bibwatch: another bibwatch works on {site.database}"]
+    assert second.stderr.strip().splitlines() == [f"bibwatch: another bibwatch is using {site.database}"]
     link = site.place / "link.db"
     link.symlink_to(site.database)
     assert site.bibwatch("run", "--once", "--database", f"sqlite:///{link}").returncode == 75

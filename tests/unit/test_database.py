@@ -166,7 +166,7 @@ def test_check_finds_an_older_schema(file: Path) -> None:
     """A database that `bibwatch run` has still to migrate."""
     file.touch()
     with opened(file) as database:
-        with pytest.raises(ConfigurationError, match="older schema; start `bibwatch run` once"):
+        with pytest.raises(ConfigurationError, match="older schema; `bibwatch run` upgrades it"):
             database.check()
         database.migrate()
         database.check()
@@ -365,7 +365,7 @@ def test_a_password_is_never_shown() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_second_process_is_refused_until_the_first_is_killed(file: Path) -> None:
     with another_process(file) as first, opened(file) as database:
-        with pytest.raises(AlreadyRunningError, match=f"another bibwatch works on {file}") as caught:
+        with pytest.raises(AlreadyRunningError, match=f"another bibwatch is using {file}") as caught:
             database.lock()
         assert caught.value.exit_code == 75
         assert database.locked_elsewhere()

@@ -149,7 +149,7 @@ def test_a_decision_is_about_one_image(database: Database) -> None:
 
 
 def test_a_bib_that_is_not_there_is_an_error_that_says_which_are(database: Database) -> None:
-    with pytest.raises(BibwatchError, match=r"image 1 has no bib 42 \(it has: 1042, 731\); --add adds one"):
+    with pytest.raises(BibwatchError, match=r"image 1 has no bib 42 \(it has: 1042, 731\); to add one, use --add"):
         decide(database, "42", Action.ACCEPT)
 
 

@@ -39,7 +39,7 @@ def command(*, settings: Settings, image: str, as_json: bool, **given: str | Non
 
     decision = _decision(**given)  # type: ignore[arg-type]
     decisions = Decisions(open_database(settings))
-    image_id = decisions.image(image if image.isdecimal() else os.path.abspath(image))  # noqa: PTH100  # links stay as written
+    image_id = decisions.image(image if image.isdecimal() else os.path.abspath(image))  # noqa: PTH100  # keeps links
     bibs = decisions.decide(image_id, decision)
     if as_json:
         click.echo(json.dumps({"image_id": image_id, "bibs": [each._asdict() for each in bibs]}))

@@ -34,7 +34,7 @@ def command(*, settings: Settings, files: tuple[str, ...], states: tuple[str, ..
 
     ledger = Ledger(open_database(settings))
     chosen = [State(state) for state in states] or list(TROUBLE)
-    number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # links stay as written
+    number = ledger.retry(chosen, [os.path.abspath(file) for file in files])  # noqa: PTH100  # keeps links
     click.echo(f"{number} {'file' if number == 1 else 'files'} will be read again")
     if files and not number:
         raise BibwatchError("none of these files needs a retry (see `bibwatch status`)")

@@ -45,7 +45,7 @@ def command(*, settings: Settings, name: str | None, as_json: bool) -> None:
         stage_options.write_options(formatter, context, stage_options.options_of(registry, name))
         click.echo(formatter.getvalue(), nl=False)
         return
-    table = Table("stage", "kind", "works on", "preset", "what it does")
+    table = Table("stage", "kind", "input", "preset", "what it does")
     for row in rows:
         table.add_row(*(escape(str(row.get(key) or "")) for key in ("stage", "kind", "works_on", "preset", "does")))
     Console().print(table)
