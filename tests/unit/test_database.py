@@ -89,7 +89,7 @@ def database(file: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long for another's lock."""
+    """Waiting for another's lock does not take long."""
     monkeypatch.setattr(module, "_PRAGMAS", ("PRAGMA busy_timeout=50", *module._PRAGMAS[1:]))
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.1)
 
@@ -310,7 +310,7 @@ def test_check_does_not_wait_for_a_writer(database: Database, file: Path) -> Non
         ),
     ],
 )
-def test_a_url_that_cannot_be_used_is_told_in_words(url: str, message: str) -> None:
+def test_a_url_that_cannot_be_used_is_a_clear_error(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Database(url)
 
@@ -322,7 +322,7 @@ def test_a_relative_url_is_a_file_in_the_working_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("method", ["lock", "migrate"])
-def test_a_missing_folder_is_told(tmp_path: Path, method: str) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path, method: str) -> None:
     with opened(tmp_path / "nowhere" / "race.db") as database, pytest.raises(ConfigurationError, match="nowhere"):
         getattr(database, method)()
 
@@ -408,7 +408,7 @@ def test_two_databases_are_locked_apart(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_the_lock_does_not_stop_readers_or_writers(file: Path) -> None:
-    """It is against a second daemon; SQL goes on."""
+    """It keeps out a second daemon, not SQL clients."""
     with another_process(file), opened(file) as database:
         database.migrate()
         database.check()

@@ -1,4 +1,4 @@
-"""The plugin of plugins: what may come in, what is wrong with what came, and that it costs nobody else anything."""
+"""Plugins: which are allowed, what is wrong with them, and that a broken one does not affect the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Go to an empty folder; allow a plugin there."""
+    """Change to an empty folder; return a function that allows a plugin there."""
     monkeypatch.chdir(tmp_path)
     return lambda name: monkeypatch.setenv("BIBWATCH_PLUGINS", json.dumps([name]))
 
@@ -76,7 +76,7 @@ _STAGE = """
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_and_the_rest_goes_on(
+def test_a_problem_is_reported_in_one_line_and_the_rest_works(
     install: Install, allow: Callable[[str], None], group: str, source: str, message: str
 ) -> None:
     allow("bibwatch-broken")
@@ -106,9 +106,7 @@ def test_a_good_one_is_in_use(install: Install, allow: Callable[[str], None]) ->
         ("presets", "rapidocr", "Plugin = {'rapidocr': {'kind': 'vision_ocr'}}"),
     ],
 )
-def test_a_name_that_is_there_twice_is_an_error_that_names_both(
-    install: Install, group: str, name: str, source: str
-) -> None:
+def test_a_duplicate_name_is_an_error_that_names_both(install: Install, group: str, name: str, source: str) -> None:
     install("bibwatch-twice", name, source.replace("FIELD", "pass"), group=group)
     registry = Registry(["bibwatch-twice"])
     problems = registry.plugins.problems()
@@ -120,7 +118,7 @@ def test_a_name_that_is_there_twice_is_an_error_that_names_both(
     registry.stage("picture_description", "qwen-vllm")
 
 
-def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
+def test_two_plugins_may_not_provide_the_same_preset(install: Install) -> None:
     for plugin in ("bibwatch-one", "bibwatch-two"):
         install(plugin, "set", "Plugin = {'new': {'kind': 'vision_ocr'}}", group="presets")
     registry = Registry(["bibwatch-one", "bibwatch-two"])
@@ -147,7 +145,7 @@ def test_a_preset_may_be_made_in_code(install: Install) -> None:
 
 
 def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], None]) -> None:
-    """The command that is there to find out may not fail of it; `run` does."""
+    """`plugins` must not fail because of it; `run` does."""
     allow("bibwatch-absent")
     done = CliRunner().invoke(cli.cli, ["plugins"])
     assert "bibwatch-absent: is not installed" in done.stdout
@@ -155,7 +153,7 @@ def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], 
         Plugins(["bibwatch-absent"]).check()
 
 
-def test_one_that_is_not_allowed_is_not_imported_whatever_is_asked(
+def test_one_that_is_not_allowed_is_never_imported(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
