@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential pauses with jitter, and a circuit breaker that counts failures."""
+"""Exponential backoff with jitter, and a circuit breaker that counts failures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 
 
 def pause(failures: int, *, first: float, longest: float) -> float:
-    """Return the seconds to wait after so many failures in a row: `first` doubled each time, up to `longest`.
+    """Return the seconds to wait after `failures` consecutive failures: `first`, doubled each time, up to `longest`.
 
-    Jitter takes up to half of it off, so that many clients do not return at once.
+    Random jitter shortens it by up to half, so that many clients do not retry at once.
     """
     return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1)  # noqa: S311  # no secret
 
 
 class CircuitBreaker:
-    """Counts failures in a row and says when to try again. Not thread-safe."""
+    """Counts consecutive failures and says when to try again. Not thread-safe."""
 
     def __init__(self) -> None:
         self.failures = 0  # since the last success
@@ -27,10 +27,10 @@ class CircuitBreaker:
         return time.monotonic() >= self.retry_at
 
     def fail(self, *, first: float, longest: float, at_least: float = 0.0) -> None:
-        """Count a failure and wait as `pause` says, or `at_least` so many seconds."""
+        """Count a failure and start a pause as `pause` computes it, but of `at_least` that many seconds."""
         self.failures += 1
         self.retry_at = time.monotonic() + max(pause(self.failures, first=first, longest=longest), at_least)
 
     def succeed(self) -> None:
-        """Close the circuit. A pause that has begun goes on: the success may be of a request sent before it."""
+        """Reset the count. A pause already begun still applies: the request may have been sent before it."""
         self.failures = 0

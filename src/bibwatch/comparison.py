@@ -1,6 +1,6 @@
-"""How presets do with the same photos: seconds, memory, readings; each in a process of its own, for memory's sake.
+"""Comparison of presets on the same photos: time, memory and readings. Each runs in its own process.
 
-Knows stages, and files that say which bibs are really in a photo. Does not know how any of it is shown.
+Knows stages and label files. Does not know how results are shown.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from bibwatch.judging import Judge
 from bibwatch.registry import Registry
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
-_ERROR_LENGTH = 500  # characters of a reason that are kept
+_ERROR_LENGTH = 500  # characters
 _KIB, _MB = 1024, 1e6
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What a preset made of one file."""
+    """A preset's result for one file."""
 
-    text: str = ""  # for a person
-    found: tuple[str, ...] = ()  # the bibs, each once and sorted; of a stage that reads none: the text
+    text: str = ""  # for display
+    found: tuple[str, ...] = ()  # the bibs, sorted and without duplicates; the text, for a stage that reads no bibs
     error: str | None = None
-    unreadable: bool = False  # the file is no photo, which is not the preset's fault
+    unreadable: bool = False  # the file cannot be read as a photo, which is not the preset's fault
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one preset did with all files. With `error` set it could not run, and nothing else is known."""
+    """One preset's results for all files. With `error` set, the preset could not run and the rest is meaningless."""
 
     preset: str
     model: str = ""
     device: str = ""
     batch_size: int = 1
-    load_seconds: float = 0.0  # until it is ready, one answer included
-    alone_seconds: float = 0.0  # for all photos, one after another
-    together_seconds: float = 0.0  # for all photos, in batches
+    load_seconds: float = 0.0  # including a warm-up request
+    alone_seconds: float = 0.0  # for all photos, one by one
+    batched_seconds: float = 0.0  # for all photos, in batches
     memory_mb: float = 0.0
     cuda_memory_mb: float | None = None
     answers: dict[str, CompareResult] = field(default_factory=dict)  # by path
@@ -59,33 +59,33 @@ class Trial:
 
     @property
     def photos(self) -> int:
-        """How many photos it was asked about."""
+        """The number of photos sent to the model."""
         return sum(not answer.unreadable for answer in self.answers.values())
 
     @property
     def failed(self) -> int:
-        """How many of them it has no answer to."""
+        """The number of photos with no result."""
         return sum(answer.error is not None and not answer.unreadable for answer in self.answers.values())
 
 
 @dataclass(frozen=True)
 class Score:
-    """How right the bibs of labelled photos are; one counts as right only if every character is."""
+    """How well the bibs read match the labels. A bib is right only if every character is."""
 
-    photos: int  # that are labelled
-    exact: int  # photos with just the bibs of their label
+    photos: int  # labelled photos
+    exact: int  # photos with exactly the labelled bibs
     right: int
     wrong: int
     labelled: int  # bibs
 
     @property
     def precision(self) -> float | None:
-        """Share of the bibs read that are right; None if none were read."""
+        """Share of the bibs read that are right; None if none was read."""
         return _share(self.right, self.right + self.wrong)
 
     @property
     def recall(self) -> float | None:
-        """Share of the labelled bibs that were read; None if no bib is labelled."""
+        """Share of the labelled bibs that were read; None if the labels have no bib."""
         return _share(self.right, self.labelled)
 
     @property
@@ -99,10 +99,10 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def read_labels(path: Path, photos: Collection[str]) -> dict[str, frozenset[str]]:
-    """Read which bibs are in which of the photos: CSV with the columns `file` and `bibs`, bibs separated by spaces.
+    """Return the labelled bibs of the given photos, from a CSV with columns `file` and `bibs` (separated by spaces).
 
-    A file is the photo of the same path, as it is given or from the CSV's folder. Where that is true of no file of a
-    name, the name alone tells. Raises BibwatchError, also where that may be one file or another.
+    `file` is a photo's path as given, or relative to the CSV's folder. If no path with a file name matches, the name
+    alone is compared. Raises BibwatchError, also if a name alone is ambiguous.
     """
     rows = _rows(path)
     files = {_absolute(path.parent / file): file for file in rows} | {_absolute(file): file for file in rows}
@@ -113,7 +113,9 @@ def read_labels(path: Path, photos: Collection[str]) -> dict[str, frozenset[str]
             continue
         for one, *others in (by_name[name], alike):
             if others:
-                raise BibwatchError(f"{path}: {name} may be {one} or {others[0]}; write there which, by its path")
+                raise BibwatchError(
+                    f"{path}: {name} may be {one} or {others[0]}; use paths in the CSV to tell them apart"
+                )
         found[alike[0]] = by_name[name][0]
     return {photo: rows[file] for photo, file in found.items()}
 
@@ -123,14 +125,14 @@ def _rows(path: Path) -> dict[str, frozenset[str]]:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             table = csv.DictReader(lines)
             if not {"file", "bibs"} <= set(table.fieldnames or ()):
-                raise BibwatchError(f"{path}: the first line must name the columns file and bibs: file,bibs")
+                raise BibwatchError(f"{path}: the first line must name the columns: file,bibs")
             return {row["file"] or "": frozenset((row["bibs"] or "").upper().split()) for row in table}
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise BibwatchError(f"{path} cannot be read as labels: {one_line(exc)}") from exc
 
 
 def _absolute(path: str | Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  # `..` is taken out, links are kept as written
+    return os.path.abspath(path)  # noqa: PTH100  # normalises `..` but does not resolve links
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -141,7 +143,7 @@ def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def score(trial: Trial, labels: Mapping[str, frozenset[str]]) -> Score:
-    """Compare what was read with the labels of the photos; a photo that failed has no bibs."""
+    """Score a trial against the labels; a failed photo counts as having no bibs."""
     pairs = [
         (labels[path], frozenset(answer.found), answer.error is None)
         for path, answer in trial.answers.items()
@@ -157,7 +159,7 @@ def score(trial: Trial, labels: Mapping[str, frozenset[str]]) -> Score:
 
 
 def agreement(one: Trial, other: Trial) -> tuple[int, int]:
-    """Return for how many photos both have the same bibs, and of how many; where one failed they do not agree."""
+    """Return on how many photos both trials agree, and the number of photos. A failure is a disagreement."""
     pairs = [
         (answer, other.answers[path])
         for path, answer in one.answers.items()
@@ -167,7 +169,7 @@ def agreement(one: Trial, other: Trial) -> tuple[int, int]:
     return same, len(pairs)
 
 
-def try_out(
+def run_trial(
     options: StageOptions,
     paths: Sequence[str],
     *,
@@ -176,22 +178,22 @@ def try_out(
     judge: Judge,
     on_photos: Callable[[int], None],
 ) -> Trial:
-    """Let a stage with its preset read the files, in a process of its own; whatever goes wrong is in the trial.
+    """Read the files with a stage in a separate process; an error is returned in the trial.
 
-    `on_photos` is told how many files are through.
+    `on_photos` is called with the number of files done so far.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, options, tuple(paths), tuple(plugins), limits, judge))
+    process = context.Process(target=_child, args=(sender, options, tuple(paths), tuple(plugins), limits, judge))
     try:
         process.start()
-        sender.close()  # the other process has the only one now: when it dies, the pipe ends
+        sender.close()  # the child has the only copy now, so that its death ends the pipe
         while isinstance(message := receiver.recv(), int):
             on_photos(message)
         trial: Trial = message
     except EOFError:
         process.join()
-        return Trial(options.model_options.name, error=f"its process {_end(process.exitcode or 0)}")
+        return Trial(options.model_options.name, error=f"its process {_exit_reason(process.exitcode or 0)}")
     else:
         return trial
     finally:
@@ -200,16 +202,16 @@ def try_out(
         receiver.close()
 
 
-def _end(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed; is there enough memory?"
-    return f"ended with signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
 
 
-# What follows runs in the other process.
+# The rest runs in the child process.
 
 
-def _work(  # noqa: PLR0917  # a process takes its arguments by position
+def _child(  # noqa: PLR0917  # a process takes its arguments by position
     sender: Connection[Any, Any],
     options: StageOptions,
     paths: tuple[str, ...],
@@ -217,12 +219,12 @@ def _work(  # noqa: PLR0917  # a process takes its arguments by position
     limits: ImageLimits,
     judge: Judge,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, and it ends this process
-    os.dup2(2, 1)  # an engine's chatter must not come between the lines of --json
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent terminates this process
+    os.dup2(2, 1)  # what engines print must not mix with the output of --json
     logs.set_up_logs("warning", "auto")
     try:
         sender.send(_trial(Registry(plugins).build(options), paths, limits, judge, sender.send))
-    except Exception as exc:  # noqa: BLE001  # whatever keeps a preset from running is its row in the table
+    except Exception as exc:  # noqa: BLE001  # reported as the preset's result
         sender.send(Trial(options.model_options.name, error=one_line(exc, _ERROR_LENGTH)))
 
 
@@ -235,13 +237,13 @@ def _trial(
     load_seconds = time.perf_counter() - start
     answers: dict[str, CompareResult] = {}
     devices: set[str] = set()
-    alone = together = 0.0
+    alone = batched = 0.0
     for batch in recognition.batches(stage, paths, limits):
         photos = {path: photo for path, photo in batch if isinstance(photo, Photo)}
-        if not devices:  # the first picture of real size takes longer than all others; nobody's turn is to pay for it
+        if not devices:  # the first photo of full size takes longest: keep it out of the timings
             list(stage.read(list(photos.values())[:1]))
         seconds, outcomes = _timed(stage, photos.values())
-        together += seconds
+        batched += seconds
         alone += sum(_timed(stage, [photo])[0] for photo in photos.values())
         devices |= {outcome.device for outcome in outcomes if outcome.device}
         answers |= {
@@ -249,7 +251,9 @@ def _trial(
             for path, photo in batch
             if not isinstance(photo, Photo)
         }
-        answers |= {path: _answer(stage, outcome, judge) for path, outcome in zip(photos, outcomes, strict=True)}
+        answers |= {
+            path: _compare_result(stage, outcome, judge) for path, outcome in zip(photos, outcomes, strict=True)
+        }
         report(len(answers))
     memory, cuda_memory = _memory_mb(), _cuda_memory_mb()
     stage.close()
@@ -260,7 +264,7 @@ def _trial(
         batch_size=model.batch_size,
         load_seconds=load_seconds,
         alone_seconds=alone,
-        together_seconds=together,
+        batched_seconds=batched,
         memory_mb=memory,
         cuda_memory_mb=cuda_memory,
         answers=answers,
@@ -273,7 +277,7 @@ def _timed(stage: Stage[Any], photos: Iterable[Photo]) -> tuple[float, list[Outc
     return time.perf_counter() - start, outcomes
 
 
-def _answer(stage: Stage[Any], outcome: Outcome, judge: Judge) -> CompareResult:
+def _compare_result(stage: Stage[Any], outcome: Outcome, judge: Judge) -> CompareResult:
     if outcome.error is not None:
         return CompareResult(error=recognition.reason(outcome.error))
     if outcome.output is not None:
@@ -284,10 +288,10 @@ def _answer(stage: Stage[Any], outcome: Outcome, judge: Judge) -> CompareResult:
 
 
 def _memory_mb() -> float:
-    """Return the most memory there was at once in this process, and in those its engine started, as vLLM does."""
+    """Return the peak memory of this process plus that of the processes its engine started, as vLLM does."""
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     try:
-        # Not ru_maxrss, which on Linux a process inherits from the one that started it.
+        # Not ru_maxrss, which a process inherits from its parent on Linux.
         return sum(float(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) for pid in pids) * (
             _KIB / _MB
         )
@@ -297,7 +301,7 @@ def _memory_mb() -> float:
 
 
 def _cuda_memory_mb() -> float | None:
-    """Return the most memory that torch had at once on the GPUs; None where it has not used any."""
+    """Return the peak memory that torch allocated on the GPUs; None if it used none."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -1,8 +1,8 @@
-"""The bytes of a photo file: which format they are, and whether all of them are there.
+"""Image containers: the format of a file's bytes, and whether the file is complete.
 
 Knows how each format ends (JPEG EOI, PNG IEND, RIFF and ISO-BMFF box lengths). Decodes nothing.
-Cameras and FTP servers leave files that are cut short, or reserved at full size and filled with zeros;
-a decoder alone accepts some of both (Pillow's `verify()` accepts a JPEG cut in half).
+Cameras and FTP servers leave files that are truncated, or preallocated at full size and filled with zeros.
+Decoders accept some of both (Pillow's `verify()` accepts half a JPEG).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-_MAGIC_LENGTH = 12  # bytes that name any of the formats
+_MAGIC_LENGTH = 12  # bytes that identify any of the formats
 _MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0")
-_TAIL = 256  # zeros before the end of a WebP that no picture ends with
-_PAGE = 4096  # zeros at the end that are more than padding
+_TAIL = 256  # a complete WebP does not end with this many zeros
+_PAGE = 4096  # this many zeros at the end are more than padding
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xff\xd9"
 _BOX_HEADER = 8  # bytes: length and kind of an ISO-BMFF box
 
 
 def format_of(data: bytes) -> str | None:
-    """Name the format by its magic bytes: JPEG, PNG, WEBP, TIFF, HEIF or None."""
+    """Return the format by its magic bytes: JPEG, PNG, WEBP, TIFF, HEIF or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -34,31 +34,31 @@ def format_of(data: bytes) -> str | None:
 
 
 def is_head(data: bytes) -> bool:
-    """Return whether these few bytes could be how a photo begins: too few to name its format."""
+    """Return whether these bytes are too few to identify the format, but may be the start of a photo."""
     return len(data) < _MAGIC_LENGTH and any(magic.startswith(data[: len(magic)]) for magic in _MAGICS)
 
 
 def is_blank(data: bytes) -> bool:
-    """Return whether the head is all zeros: space that was reserved and not yet written."""
+    """Return whether the first bytes are all zeros: space that is allocated but not yet written."""
     return not any(data[:64])
 
 
 def is_complete(data: bytes) -> bool:
-    """Return whether the container's own end is there. Formats without a cheap rule count as complete."""
+    """Return whether the container's end marker is there. Formats without a cheap check count as complete."""
     check = _CHECKS.get(format_of(data) or "")
     return check(data) if check else True
 
 
 def _jpeg(data: bytes) -> bool:
-    # Segments carry their length, so the end of a thumbnail in one of them is not taken for the photo's own end.
-    # Inside the picture's data ff d9 is the end and nothing else; what follows it is padding or a maker's trailer.
+    # Segments are skipped by their length, so that the end marker of an embedded thumbnail does not count.
+    # In the scan data, ff d9 can only be the end; what follows it is padding or a maker's trailer.
     position = 2
     while data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]
         if marker == _START_OF_SCAN:
             return _END_OF_IMAGE in data[position:]
         position += 1 if marker == b"\xff" else 2 + int.from_bytes(data[position + 2 : position + 4])
-    # It is cut, or reserved, inside the header; a header of another kind is for the decoder to judge.
+    # No scan: truncated or preallocated if the rest is empty or zeros; otherwise the decoder decides.
     return any(data[position : position + _PAGE])
 
 
@@ -83,7 +83,7 @@ def _heif(data: bytes) -> bool:
     position, kinds = 0, set[bytes]()
     while position + _BOX_HEADER <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if not any(kind):  # padding, or space not yet written
+        if not any(kind):  # padding, or not written yet
             break
         if length == 1 and position + 16 <= len(data):
             (length,) = struct.unpack_from(">Q", data, position + 8)

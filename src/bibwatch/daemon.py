@@ -1,6 +1,6 @@
-"""The daemon: builds it all from settings, runs it, stops it, and keeps systemd informed.
+"""The daemon: builds everything from the settings, runs it, stops it, and keeps systemd informed.
 
-Knows the order of starting and stopping. Everything it starts, it has built; everything it builds, it closes.
+Knows the order of starting and stopping, and closes everything it builds.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ log = structlog.get_logger()
 _TICK_SECONDS = 0.25
 _LEARN_SHARE = 0.05  # learning the form of the race takes at most this share of the time
 _COUNT_SHARE = 0.05  # counting takes at most this share of the time, however many files there are
-_STOP_SECONDS = 15.0  # a stop takes at most this long, and a little
-_PATIENCE_SECONDS = 20.0  # `--once` waits for a model that cannot be asked for so long
+_STOP_SECONDS = 15.0  # how long a stop waits for the loops
+_ONCE_WAIT_SECONDS = 20.0  # how long `--once` waits for an unavailable model
 
 Counts = dict[State, int]
 
@@ -52,18 +52,18 @@ class Daemon:
     """One running bibwatch."""
 
     def __init__(self, settings: Settings, *, once: bool = False, on_tick: Callable[[Counts], None] | None = None):
-        """Check and build what can be built without touching disk or model. Raises ConfigurationError.
+        """Build what can be built without touching disk or model. Raises ConfigurationError.
 
-        `on_tick` is called about once a second, less often with a million files, with the number in each state.
+        `on_tick` is called about once a second (less often with very many files) with the number of files by state.
         """
         if not settings.cameras:
             raise ConfigurationError(
-                "no camera folder to watch; name one: --camera finish=/srv/drop/finish, "
+                "no camera folder to watch; give one, such as --camera finish=/srv/drop/finish "
                 'or BIBWATCH_CAMERAS=\'{"finish":{"path":"/srv/drop/finish"}}\''
             )
         self._settings = settings
         self._once = once
-        self._gave_up: BaseException | None = None  # why, if `once` ends with photos that wait
+        self._gave_up: BaseException | None = None  # why `once` ended while photos were waiting
         self._on_tick = on_tick
         self._registry = settings.registry()
         self._failover = Failover(self._models(), settings.fallback_after)
@@ -72,8 +72,7 @@ class Daemon:
             check_outside(self._database.file, settings.cameras)
         self._ledger = Ledger(self._database)
         self._stop = threading.Event()
-        news = threading.Event()
-        self._news = news
+        self._news = news = threading.Event()
         self._cameras = [
             Camera(name, camera, settings.ingest, self._ledger, stop=self._stop, news=news)
             for name, camera in settings.cameras.items()
@@ -97,7 +96,7 @@ class Daemon:
         self._loops: list[Loop] = [*self._cameras, self._pipeline, self._rejudging]
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT; with `once`, until nothing is left to do. Raises BibwatchError."""
+        """Run until SIGTERM or SIGINT; with `once`, until nothing is left to do. Raises BibwatchError."""
         with ExitStack() as stack:
             stack.callback(self._database.close)
             self._database.lock()
@@ -111,7 +110,7 @@ class Daemon:
             self._recover()
             stack.callback(self._failover.close)
             self._failover.start(lambda: bool(signals.number))
-            gc.freeze()  # what is loaded stays loaded: collecting garbage during a scan need not traverse it
+            gc.freeze()  # what is loaded now stays: the garbage collector need not traverse it during scans
             for loop in self._loops:
                 loop.start()
             try:
@@ -119,16 +118,16 @@ class Daemon:
             finally:
                 self._shut_down()
         if self._pipeline.is_busy:
-            # Nothing interrupts a decoder or a model, and Python would wait. Everything is recorded and closed.
+            # Python would wait for the decoder or model, which cannot be interrupted. Everything is stored and closed.
             os._exit(0)
 
     def _models(self) -> list[ModelHealth]:
-        """Return the model to read with, then those to fall back to. Raises ConfigurationError."""
+        """Return the primary model, then the fallbacks. Raises ConfigurationError."""
         settings, registry = self._settings, self._registry
         line_up = registry.line_up(settings.stage, settings.preset, settings.fallback_presets)
         for options in line_up[1:]:
-            if obstacle := options.model_options.obstacle():
-                log.warning("fallback.unusable", preset=options.model_options.name, error=obstacle)
+            if reason := options.model_options.obstacle():
+                log.warning("fallback.unusable", preset=options.model_options.name, error=reason)
         return [ModelHealth(settings.stage, registry.build(options)) for options in line_up]
 
     def _judge(self) -> Judge:
@@ -164,9 +163,9 @@ class Daemon:
             camera.hurry()
 
     def _recover(self) -> None:
-        # What a fallback has read is read for good, unless it is to be read again.
-        counting = self._failover.models[:1] if self._settings.reread_fallback else self._failover.models
-        recognisers = [model.recogniser for model in counting]
+        # Photos read by a fallback count as read, unless they are to be read again.
+        sufficient = self._failover.models[:1] if self._settings.reread_fallback else self._failover.models
+        recognisers = [model.recogniser for model in sufficient]
         quarantined = self._ledger.recover(recognisers, self._settings.pipeline.max_attempts)
         log.info(
             "daemon.start", version=__version__, pid=os.getpid(), database=str(self._database.file or "postgresql")
@@ -176,11 +175,11 @@ class Daemon:
                 log.warning("plugin.unusable", plugin=plugin.distribution, error=problem)
         if quarantined:
             log.warning(
-                "daemon.recovered", photos=quarantined, reason="bibwatch ended while it read them; they come last"
+                "daemon.recovered", photos=quarantined, reason="bibwatch died while reading them; they are read last"
             )
 
     def _supervise(self, signals: Signals) -> None:
-        """Watch over the loops until it is time to stop."""
+        """Watch the loops until it is time to stop."""
         feeder = Feeder(self._loops)
         ready = False
         next_count = 0.0
@@ -203,9 +202,9 @@ class Daemon:
             log.info("daemon.signal", signal=signal.Signals(signals.number).name)
 
     def _is_over(self, counts: Counts) -> bool:
-        """Return whether nothing is left to do, or nothing can be done: no model could be asked for long."""
+        """Return whether nothing is left to do, or nothing can be done because no model is available."""
         undone = any(counts.get(state) for state in UNDONE)
-        if undone and self._failover.waiting_seconds > _PATIENCE_SECONDS:
+        if undone and self._failover.waiting_seconds > _ONCE_WAIT_SECONDS:
             self._gave_up = self._failover.preferred.error
         return (not undone and self._is_judged()) or self._gave_up is not None
 
@@ -218,14 +217,14 @@ class Daemon:
     def _counts(self) -> Counts:
         try:
             return Report(self._database).counts(self._settings.cameras)
-        except BibwatchError:  # the loops tell of a database in trouble, and wait for it
+        except BibwatchError:  # the loops report an unavailable database, and wait for it
             return {State.SETTLING: 1}
 
     def _report(self, counts: Counts) -> None:
         trouble = sum(counts.get(state, 0) for state in TROUBLE)
         waiting = sum(counts.get(state, 0) for state in UNDONE)
         telemetry.READY_FILES.set(counts.get(State.READY, 0))
-        notify(f"STATUS={counts.get(State.DONE, 0)} read, {waiting} waiting, {trouble} in trouble")
+        notify(f"STATUS={counts.get(State.DONE, 0)} read, {waiting} waiting, {trouble} with problems")
         if self._on_tick:
             self._on_tick(counts)
 
@@ -235,7 +234,7 @@ class Daemon:
         deadline = time.monotonic() + _STOP_SECONDS
         late = [loop.name for loop in self._loops if not loop.join(max(0.0, deadline - time.monotonic()))]
         if late:
-            log.warning("daemon.left_running", loops=late, consequence="what they had in hand is read again")
+            log.warning("daemon.left_running", loops=late, consequence="unfinished photos are read again")
         failed = [loop.name for loop in self._loops if loop.failure]
         unhealthy = [camera.camera for camera in self._cameras if not camera.healthy]
         log.info(
@@ -245,15 +244,15 @@ class Daemon:
             model_images=telemetry.value(telemetry.MODEL_IMAGES),
         )
         if failed:
-            raise BibwatchError(f"ended by a fault in: {', '.join(failed)} (the log has it)")
+            raise BibwatchError(f"internal error in: {', '.join(failed)} (see the log)")
         if self._gave_up:
             raise BibwatchError(f"{self._gave_up}; the photos wait in the ledger for the next run")
         if self._once and unhealthy:
-            raise BibwatchError(f"folder could not be read, of camera: {', '.join(unhealthy)}")
+            raise BibwatchError(f"cannot read the folder of camera: {', '.join(unhealthy)}")
 
 
 class Feeder:
-    """Feeds systemd's watchdog, but only when every loop has made progress since the last time, or is excused."""
+    """Feeds systemd's watchdog, but only if every loop has made progress or has extended its deadline."""
 
     def __init__(self, loops: list[Loop]) -> None:
         self._loops = loops
@@ -263,7 +262,7 @@ class Feeder:
         self._next = 0.0
 
     def feed(self) -> bool:
-        """Feed if it is time and every loop has progressed; return whether it was done."""
+        """Feed the watchdog if that is due and every loop has made progress; return whether it was fed."""
         if self._interval is None or time.monotonic() < self._next:
             return False
         heartbeats = [loop.heartbeats for loop in self._loops]
@@ -277,24 +276,24 @@ class Feeder:
 
 
 class Signals:
-    """Takes note of SIGTERM and SIGINT, as a context; the second one ends the process at once.
+    """A context manager that records SIGTERM and SIGINT; the second signal ends the process at once.
 
-    A handler runs in the middle of anything, with locks held: it may not log, nor set an event.
+    A handler may interrupt code that holds a lock, so it must neither log nor set an event.
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal that came
-        self._before: dict[signal.Signals, Any] = {}
+        self.number = 0  # the signal received, if any
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {number: signal.signal(number, self._record) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if self.number:
             os._exit(1)
         self.number = number

@@ -1,5 +1,4 @@
-"""Checks of a model, step by step: can it be loaded, does its server respond, does it answer a probe. And of a file
-with a start list.
+"""Checks a model step by step (whether it loads, its server responds, it answers a probe), and a start list.
 
 Reads no photos, and does not know how findings are shown.
 """
@@ -20,7 +19,7 @@ from bibwatch.stages.base import Stage, StageOptions
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one step; `wrong` says that nothing further could be tried."""
+    """The outcome of one step; after a `wrong` one, the remaining steps are skipped."""
 
     preset: str
     place: str
@@ -31,7 +30,7 @@ class Finding:
 
 
 def check(registry: Registry, options: StageOptions) -> Iterator[Finding]:
-    """Yield what is found about a stage's model, on each of its servers. Raises ConfigurationError for bad options."""
+    """Yield the findings for a stage's model, on each of its servers. Raises ConfigurationError for bad options."""
     for model in options.model_options.each_server():
         yield from _check(registry.build(options.model_copy(update={"model_options": model})))
 
@@ -54,10 +53,10 @@ def _check(stage: Stage[Any]) -> Iterator[Finding]:
     if not model.is_remote:
         del steps["server"]
     try:
-        for step, find in steps.items():
+        for step, run in steps.items():
             start = time.perf_counter()
             try:
-                says, wrong = find(stage), False
+                says, wrong = run(stage), False
             except BibwatchError as exc:
                 says, wrong = str(exc), True
             yield Finding(model.name, model.place, step, says, time.perf_counter() - start, wrong)
@@ -69,11 +68,11 @@ def _check(stage: Stage[Any]) -> Iterator[Finding]:
 
 def _load(stage: Stage[Any]) -> str:
     stage.load()
-    return "key and certificates, if any, are there" if stage.options.model_options.is_remote else "loaded"
+    return "key and certificates, if any, loaded" if stage.options.model_options.is_remote else "loaded"
 
 
 def _server(stage: Stage[Any]) -> str:
-    """List the server's models. Not every server can: that it responds is what counts."""
+    """Look the model up in the server's list. Not every server has one; what counts is that it responds."""
     name = stage.options.model_options.model
     try:
         models = stage.runtime.served_models()
@@ -82,7 +81,7 @@ def _server(stage: Stage[Any]) -> str:
     except (ModelNotServedError, ModelFaultError, ModelBusyError) as exc:
         return f"responds, but lists no models ({exc})"
     if models is None:
-        return "not asked for its models"
+        return "does not list models"
     return f"lists {name}" if name in models else f"responds, but does not list {name}; it lists: {', '.join(models)}"
 
 

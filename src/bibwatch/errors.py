@@ -1,7 +1,6 @@
-"""Every exception of bibwatch, and the facts by which the code decides what to do about it.
+"""All of bibwatch's exceptions, and the properties that decide how they are handled.
 
-Knows of each whether the same thing may be tried again, whose fault it is, and the exit code it ends a command with.
-Does not know who raises or catches it.
+Knows whether each may be retried, whose fault it is, and its exit code. Does not know who raises or catches it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from bibwatch.domain.states import State
 
 
 class Retry(Enum):
-    """Whether the same request may succeed when it is made again."""
+    """Whether the same request may succeed if repeated."""
 
     NEVER = "no"
     ELSEWHERE = "at another server"
@@ -22,7 +21,7 @@ class Retry(Enum):
 
 
 class Blame(Enum):
-    """Whose fault an error is. A photo that is to blame loses an attempt; all others wait."""
+    """Whose fault an error is. It costs the photo an attempt only if the photo is to blame."""
 
     PHOTO = "the photo"
     SERVER = "the server"
@@ -32,36 +31,36 @@ class Blame(Enum):
 
 
 class Proof(Flag):
-    """What it takes to blame the photo where that is unclear."""
+    """The evidence needed to blame the photo if the blame is unclear."""
 
     NONE = 0
-    ALONE = auto()  # it fails when it is sent alone, too
+    ALONE = auto()  # the photo also fails when sent alone
     PROBE = auto()  # the server answers a probe
 
 
 class BibwatchError(Exception):
-    """Something bibwatch was asked to do could not be done; the message says what, where and what to do."""
+    """Base class; the message says what failed, where, and what to do about it."""
 
     exit_code: ClassVar[int] = 1
     retry: ClassVar[Retry] = Retry.NEVER
     blame: ClassVar[Blame] = Blame.CONFIGURATION
-    retry_after: float | None = None  # seconds to wait first, where somebody asks for that
+    retry_after: float | None = None  # seconds to wait, if the server asks for a pause
 
 
 class ConfigurationError(BibwatchError):
-    """The configuration cannot work; nothing was started."""
+    """The configuration is wrong; nothing was started."""
 
     exit_code = 78
 
 
 class AlreadyRunningError(BibwatchError):
-    """Another bibwatch uses the same database."""
+    """Another bibwatch is using the same database."""
 
     exit_code = 75
 
 
 class StoreError(BibwatchError):
-    """The database cannot be read or written at the moment (locked, disk full, gone)."""
+    """The database is temporarily unavailable (locked, disk full, gone)."""
 
     retry = Retry.SOON
     blame = Blame.STORAGE
@@ -75,12 +74,12 @@ class ModelError(BibwatchError):
 
     @property
     def is_outage(self) -> bool:
-        """Whether the model could not be used, as opposed to refusing this image or failing to read it."""
+        """Whether the model is unavailable, as opposed to refusing or failing on this image."""
         return self.blame is not Blame.PHOTO and self.proof is not Proof.PROBE
 
 
 class ModelRejectedError(ModelError):
-    """The server refuses the request (400, 413, 415, 422): because of the image, or of something in every request."""
+    """The server rejects the request (400, 413, 415, 422), because of the image or of something in every request."""
 
     retry = Retry.ELSEWHERE
     blame = Blame.UNCLEAR
@@ -88,14 +87,14 @@ class ModelRejectedError(ModelError):
 
 
 class ModelUnavailableError(ModelError):
-    """The model cannot be used at the moment; the photo waits."""
+    """The model is temporarily unavailable; the photo waits."""
 
     retry = Retry.SOON
     blame = Blame.SERVER
 
 
 class ModelUnreachableError(ModelUnavailableError):
-    """There is no connection to the server (refused, unknown host, TLS)."""
+    """The server cannot be connected to (refused, unknown host, TLS)."""
 
 
 class ModelDisconnectedError(ModelUnavailableError):
@@ -131,7 +130,7 @@ class ModelTimeoutError(ModelFaultError):
 
 
 class ModelReplyError(ModelError):
-    """The reply is not one the interpreter can use: no text, a content filter, too many tokens."""
+    """The reply is unusable: no text, a content filter, too many tokens."""
 
 
 class ModelTruncatedError(ModelReplyError):
@@ -139,14 +138,14 @@ class ModelTruncatedError(ModelReplyError):
 
 
 class PhotoError(BibwatchError):
-    """This file cannot be read as a photo now; `state` is where it waits or ends."""
+    """The file cannot be read as a photo now; `state` is its resulting state."""
 
     blame = Blame.PHOTO
     state: ClassVar[State]
 
 
 class PhotoEmptyError(PhotoError):
-    """The file has no bytes yet."""
+    """The file is still empty."""
 
     retry = Retry.SOON
     state = State.EMPTY
@@ -160,14 +159,14 @@ class PhotoIncompleteError(PhotoError):
 
 
 class PhotoChangedError(PhotoError):
-    """The file changed while it was loaded, or since it was found settled."""
+    """The file changed while it was loaded, or since it was found complete."""
 
     retry = Retry.SOON
     state = State.SETTLING
 
 
 class PhotoUnreadableError(PhotoError):
-    """The system refuses to give the file's bytes (permission, I/O error)."""
+    """The file cannot be loaded (permission, I/O error)."""
 
     retry = Retry.SOON
     blame = Blame.STORAGE
@@ -175,29 +174,29 @@ class PhotoUnreadableError(PhotoError):
 
 
 class PhotoGoneError(PhotoError):
-    """The file is no longer there."""
+    """The file does not exist, or no longer."""
 
     state = State.GONE
 
 
 class PhotoUndecodableError(PhotoError):
-    """The bytes are not an image, or a broken one."""
+    """The file is not an image, or a corrupt one."""
 
     state = State.UNDECODABLE
 
 
 class PhotoOversizedError(PhotoError):
-    """The file or the image is larger than the limits allow."""
+    """The file or the image exceeds the limits."""
 
     state = State.OVERSIZED
 
 
 class PhotoUnsupportedError(PhotoError):
-    """A photo of a kind that this installation cannot read."""
+    """A photo in a format that this installation cannot read."""
 
     state = State.UNSUPPORTED
 
 
 def one_line(exc: BaseException, length: int = 200) -> str:
-    """Return an exception's message on one line of at most so many characters, its name if it says nothing."""
+    """Return an exception's message as one line of at most `length` characters; its class name if it has none."""
     return " ".join(str(exc).split())[:length] or type(exc).__name__

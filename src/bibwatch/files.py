@@ -1,6 +1,6 @@
-"""One file on disk: what tells it from another without reading it, and a safe way to read it.
+"""Files on disk: a cheap identity of their content, and a safe way to load them.
 
-Knows the system's calls and their errors; knows nothing of pictures.
+Knows system calls and their errors. Knows nothing about images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bibwatch.errors import (
 )
 
 _GONE = {errno.ENOENT, errno.ENOTDIR}
-_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # never block on a FIFO named x.jpg
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO named x.jpg must not block
 
 
 class Stat(NamedTuple):
-    """The cheap identity of a file's content: same tuple, same bytes.
+    """A cheap identity of a file's content: the same values mean the same bytes.
 
-    The device number is left out: it changes when a card reader or a network mount comes back.
+    The device number is left out: it changes when a card reader or network mount reconnects.
     """
 
     inode: int
@@ -37,24 +37,24 @@ class Stat(NamedTuple):
 
     @classmethod
     def of(cls, result: os.stat_result) -> Stat:
-        """Take the tuple from a system stat result."""
+        """Make one from an `os.stat_result`."""
         return cls(result.st_ino, result.st_size, _clamped(result.st_mtime_ns), _clamped(result.st_ctime_ns))
 
 
 def _clamped(nanoseconds: int) -> int:
-    """Keep a time within what a database's integer holds: files may claim to be from the year 2300."""
+    """Clamp a time to a 64-bit integer, as databases store it: files may be dated to the year 2300."""
     return max(-(2**63), min(2**63 - 1, nanoseconds))
 
 
 def load(path: str, *, expected: Stat | None = None, max_bytes: int) -> bytes:
-    """Return the whole content of the regular file at `path`, which does not change meanwhile.
+    """Return the content of the regular file at `path`, all from one moment.
 
-    Raises the PhotoError that fits: gone, unreadable, changed (against `expected` or while read), empty, oversized.
+    Raises a PhotoError if the file is gone, unreadable, empty, oversized, or changed (from `expected`, or while read).
     """
     try:
         with open(path, "rb", buffering=0, opener=_open) as file:  # Path.open takes no opener
             before = os.fstat(file.fileno())
-            _refuse(before, expected, max_bytes)
+            _check(before, expected, max_bytes)
             data = file.readall()
             after = Stat.of(os.fstat(file.fileno()))
     except OSError as exc:
@@ -68,7 +68,7 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | _FLAGS)
 
 
-def _refuse(found: os.stat_result, expected: Stat | None, max_bytes: int) -> None:
+def _check(found: os.stat_result, expected: Stat | None, max_bytes: int) -> None:
     if not stat_modes.S_ISREG(found.st_mode):
         raise PhotoUnreadableError("not a regular file")
     if expected is not None and Stat.of(found) != expected:
@@ -82,7 +82,7 @@ def _refuse(found: os.stat_result, expected: Stat | None, max_bytes: int) -> Non
 def _error_for(exc: OSError) -> PhotoError:
     reason = exc.strerror or str(exc)
     if exc.errno in _GONE:
-        return PhotoGoneError(f"not there when it was to be read ({reason})")
+        return PhotoGoneError(f"cannot be opened ({reason})")
     if exc.errno == errno.ELOOP:
         return PhotoUnsupportedError("a symbolic link; links are not followed")
     return PhotoUnreadableError(f"cannot be read ({reason})")

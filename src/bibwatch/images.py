@@ -1,6 +1,6 @@
-"""Bytes to an upright RGB picture within limits, with the facts the file carries about itself.
+"""Decodes photo files to upright RGB images, within limits, and reads their metadata.
 
-Knows Pillow and EXIF. Knows nothing of folders, models or SQL.
+Knows Pillow and EXIF. Knows nothing about folders, models or SQL.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from bibwatch.errors import (
     PhotoUnsupportedError,
 )
 
-# Our own limit (ImageLimits.max_pixels) replaces Pillow's, which warns at 89 megapixels: a 102 MP photo is normal.
+# ImageLimits.max_pixels replaces Pillow's limit, which warns at 89 megapixels: 102 MP photos are normal.
 Image.MAX_IMAGE_PIXELS = None
 
-_PADDING = " \0"  # of EXIF's texts
+_PADDING = " \0"  # of EXIF strings
 _WHITE_8, _WHITE_16 = 255, 65535
-_TURN = {  # EXIF orientation: what makes it upright
+_TRANSPOSES = {  # by EXIF orientation: the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,32 +43,32 @@ _TURN = {  # EXIF orientation: what makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPPED = {5, 6, 7, 8}  # the orientations that turn the picture on its side
-_LARGE = 50_000_000  # pixels; pictures over this are decoded one at a time, for the sake of memory
-_ONE_LARGE = threading.Lock()
-_RESIZABLE = {"L", "RGB", "RGBA", "CMYK"}  # modes that are made smaller first and RGB afterwards
+_SWAPPED = {5, 6, 7, 8}  # the orientations that swap width and height
+_LARGE = 50_000_000  # pixels; larger images are decoded one at a time, to save memory
+_LARGE_LOCK = threading.Lock()
+_RESIZABLE = {"L", "RGB", "RGBA", "CMYK"}  # modes that are resized before the conversion to RGB
 
 
 class ImageLimits(BaseModel):
-    """What a photo may be at most."""
+    """The maximum size of a photo."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_pixels: int = Field(
-        default=250_000_000, ge=1, description="Pixels a photo may have; checked before it is decoded."
+        default=250_000_000, ge=1, description="Maximum pixels of a photo; checked before it is decoded."
     )
-    max_bytes: int = Field(default=268_435_456, ge=1, description="Bytes a photo file may have.")
+    max_bytes: int = Field(default=268_435_456, ge=1, description="Maximum bytes of a photo file.")
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photo: upright, RGB, perhaps smaller than the file's own picture."""
+    """A decoded photo: upright, RGB, possibly scaled down."""
 
     image: Image.Image
-    width: int  # pixels of the upright picture at full size
+    width: int  # pixels of the upright image at full size
     height: int
     sha256: str  # of the file's bytes
-    captured_at: datetime | None  # UTC; None where the camera did not say its offset from UTC
+    captured_at: datetime | None  # UTC; None if the offset from UTC is unknown
 
     @property
     def scale(self) -> float:
@@ -77,13 +77,13 @@ class Photo:
 
 
 def sha256(data: bytes) -> str:
-    """Return the identity of an image: the SHA-256 of its file's bytes, in hex."""
+    """Return an image's identity: the SHA-256 of its file's bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 @cache
 def heif_supported() -> bool:
-    """Return whether HEIF photos can be read, and register the reader if so."""
+    """Return whether HEIF photos can be read; if so, register the decoder."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -95,31 +95,31 @@ def heif_supported() -> bool:
 def open_photo(
     path: str | Path, *, limits: ImageLimits | None = None, longest_side: int | None = None, zone: tzinfo | None = None
 ) -> Photo:
-    """Read and decode a photo file. Raises PhotoError."""
+    """Load and decode a photo file. Raises PhotoError."""
     limits = limits or ImageLimits()
     data = files.load(os.path.realpath(path), max_bytes=limits.max_bytes)
     return decode(data, limits=limits, longest_side=longest_side, zone=zone)
 
 
 def decode(data: bytes, *, limits: ImageLimits, longest_side: int | None = None, zone: tzinfo | None = None) -> Photo:
-    """Decode a photo, upright and RGB; no longer than `longest_side` pixels if that is given.
+    """Decode a photo to an upright RGB image, scaled down to `longest_side` pixels if given.
 
-    `zone` is the time zone of cameras that write none.
+    `zone` is the time zone of cameras that write no offset. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where
+    that is enough (Pillow's draft mode).
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 size straight away where that is enough (Pillow's draft mode).
     Raises PhotoIncompleteError, PhotoUndecodableError, PhotoOversizedError or PhotoUnsupportedError.
     """
     kind = containers.format_of(data)
     if kind is None:
         if containers.is_blank(data):
-            raise PhotoIncompleteError("only zeros yet (space reserved, not written); waiting for the rest")
+            raise PhotoIncompleteError("only zeros so far (allocated, not written); the rest is missing")
         if containers.is_head(data):
-            raise PhotoIncompleteError(f"the first {len(data)} bytes of a photo; waiting for the rest")
+            raise PhotoIncompleteError(f"the first {len(data)} bytes of a photo; the rest is missing")
         raise PhotoUndecodableError(f"not a photo: the file starts with {data[:12]!r}")
     if kind == "HEIF" and not heif_supported():
         raise PhotoUnsupportedError("a HEIF photo; to read them: pip install 'bibwatch[heif]'")
     with warnings.catch_warnings():
-        # Pillow warns of odd EXIF and metadata; a photo is no worse a photo for it.
+        # Pillow warns about odd EXIF and metadata, which does not matter here.
         warnings.simplefilter("ignore")
         return _decode(data, kind, limits, longest_side, zone)
 
@@ -134,30 +134,30 @@ def _decode(data: bytes, kind: str, limits: ImageLimits, longest_side: int | Non
         if width * height > limits.max_pixels:
             raise PhotoOversizedError(f"{width}x{height} pixels is over images.max_pixels = {limits.max_pixels}")
         if not containers.is_complete(data) or (kind == "TIFF" and _strips_end(image) > len(data)):
-            raise PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes); waiting for the rest")
+            raise PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes); the rest is missing")
         try:
-            with _ONE_LARGE if width * height > _LARGE else nullcontext():
-                picture = _rgb(image, longest_side)
+            with _LARGE_LOCK if width * height > _LARGE else nullcontext():
+                upright = _rgb(image, longest_side)
             orientation, captured_at = _exif(image, zone)
-            if orientation in _TURN:
-                picture = picture.transpose(_TURN[orientation])
+            if orientation in _TRANSPOSES:
+                upright = upright.transpose(_TRANSPOSES[orientation])
         except Exception as exc:
             raise _broken(data, kind, exc) from exc
     if orientation in _SWAPPED:
         width, height = height, width
-    return Photo(picture, width, height, sha256(data), captured_at)
+    return Photo(upright, width, height, sha256(data), captured_at)
 
 
 def _broken(data: bytes, kind: str, exc: Exception) -> PhotoIncompleteError | PhotoUndecodableError:
-    """Tell a photo cut short from a broken one. Decoders raise nearly anything on hostile bytes."""
+    """Return the error for a truncated or a corrupt photo. Decoders raise almost anything on corrupt data."""
     reason = " ".join(re.sub("<[^>]*>", "", str(exc)).split())[:120] or type(exc).__name__
     if not containers.is_complete(data) or "truncated" in reason or isinstance(exc, EOFError):
-        return PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes: {reason}); waiting for the rest")
+        return PhotoIncompleteError(f"a truncated {kind} ({len(data)} bytes: {reason}); the rest is missing")
     return PhotoUndecodableError(f"a broken {kind} ({reason})")
 
 
 def _strips_end(image: Image.Image) -> int:
-    """Return where the last of a TIFF's strips or tiles ends, in bytes; its directory says so."""
+    """Return the end of a TIFF's last strip or tile in bytes, according to its directory."""
     tags = getattr(image, "tag_v2", {})
     ends = [
         start + length
@@ -184,23 +184,23 @@ def _rgb(image: Image.Image, longest_side: int | None) -> Image.Image:
 
 
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:
-    """Return an RGB picture whose longest side has at most so many pixels."""
+    """Return the RGB image, scaled down if its longest side exceeds `longest_side` pixels."""
     factor = longest_side / max(image.size)
     return image if factor >= 1 else resize(image, scaled_size(image.size, factor))
 
 
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Return a size in whole pixels, `factor` times as large; neither side is ever 0."""
+    """Return the size times `factor`, in whole pixels; neither side is ever 0."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the image at another size, the way it is done everywhere here: bicubic, large ones reduced first."""
+    """Return the image resized, bicubic; large images are reduced first."""
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def widen(image: Image.Image, least: int) -> Image.Image:
-    """Return an RGB picture with at least so many pixels on either side: white is added on the right and below."""
+    """Return the RGB image padded to at least `least` pixels per side, with white on the right and at the bottom."""
     if min(image.size) >= least:
         return image
     canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), "white")
@@ -209,7 +209,7 @@ def widen(image: Image.Image, least: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the picture as RGB, whatever its mode; transparent parts become white, 16 bit become 8."""
+    """Return an image of any mode as RGB; transparency becomes white, 16 bits become 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode[0] in "IF":  # one channel of 16 or 32 bits
@@ -226,7 +226,7 @@ def _exif(image: Image.Image, zone: tzinfo | None) -> tuple[int, datetime | None
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001  # broken EXIF must not cost the photo
+    except Exception:  # noqa: BLE001  # broken EXIF must not fail the photo
         return 1, None
     try:
         details = exif.get_ifd(ExifTags.IFD.Exif)
@@ -242,7 +242,7 @@ def _exif(image: Image.Image, zone: tzinfo | None) -> tuple[int, datetime | None
 
 
 def _captured_at(stamp: object, subsec: object, offset: object, zone: tzinfo | None) -> datetime | None:
-    """Return EXIF's time in UTC: `2026:11:21 10:00:05`, `042`, `+02:00`; the time zone stands in for no offset."""
+    """Return EXIF's time (`2026:11:21 10:00:05`, `042`, `+02:00`) in UTC; `zone` is used if there is no offset."""
     if not isinstance(stamp, str):
         return None
     digits = re.sub(r"\D", "", str(subsec or ""))[:6].ljust(6, "0")

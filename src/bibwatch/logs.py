@@ -1,6 +1,6 @@
-"""Logs: structured lines on stderr, for journald, as JSON, or in colours on a terminal.
+"""Structured logs on stderr: text, coloured on a terminal, or JSON.
 
-Does not know what is worth a line.
+Does not decide what is logged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import structlog
 
 
 class _Stderr:
-    """Standard error, whose troubles (a full disk, a closed pipe) are no reason to stop reading photos."""
+    """Standard error without its errors: a full disk or a closed pipe must not stop the daemon."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -28,13 +28,13 @@ class _Stderr:
 
 
 def keep_logs_off_stdout() -> None:
-    """Send lines to stderr if nobody has said where they go; structlog's own default is stdout, where answers are."""
+    """Log to stderr unless structlog is already configured; its default is stdout, which is for results."""
     if not structlog.is_configured():
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())))
 
 
 def set_up_logs(level: str, form: Literal["auto", "text", "json"]) -> None:
-    """Send structured log lines to stderr. `auto` is coloured text on a terminal and plain text elsewhere."""
+    """Log structured lines to stderr. `auto` and `text` are coloured on a terminal and plain elsewhere."""
     terminal = sys.stderr.isatty()
     renderer: Any = (
         structlog.processors.JSONRenderer()

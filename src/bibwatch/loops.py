@@ -1,4 +1,4 @@
-"""A thread of the daemon: works until it is stopped, shows that it makes progress, and never fails silently.
+"""A daemon thread that works until stopped, reports its progress, and never fails silently.
 
 Knows threads and how to wait for a database. Does not know what the work is.
 """
@@ -22,11 +22,11 @@ from bibwatch.errors import StoreError
 log = structlog.get_logger()
 T = TypeVar("T")
 
-_LOG_EVERY = 20  # tries of the database between two log lines: up to ten minutes
+_LOG_EVERY = 20  # database attempts per log line: at most ten minutes apart
 
 
 class Loop(ABC):
-    """Work in a thread: created, started, stopped, joined."""
+    """Work done in its own thread. Stop it by setting `stop`, then join it."""
 
     def __init__(self, name: str, stop: threading.Event) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Loop(ABC):
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the work to end; return whether it has."""
+        """Wait up to `timeout` seconds for the thread to end; return whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -59,7 +59,7 @@ class Loop(ABC):
         self.heartbeats += 1
 
     def retry_until_stored(self, action: Callable[[], T]) -> T:
-        """Run a database action until it succeeds, and return its result. Raises StoreError only on stop."""
+        """Retry a database action until it succeeds; return its result. Raises StoreError only after a stop."""
         retrying = Retrying(
             retry=retry_if_exception_type(StoreError),
             wait=lambda state: pause(state.attempt_number, first=0.5, longest=30),
@@ -83,7 +83,7 @@ class Loop(ABC):
             self.work()
         except StoreError as exc:
             log.warning("store.abandoned", loop=self.name, error=str(exc))
-        except BaseException as exc:  # whatever it is, the daemon must end and report it
+        except BaseException as exc:  # the daemon must end and report it
             self.failure = exc
             log.exception("loop.failed", loop=self.name)
         finally:
@@ -91,8 +91,8 @@ class Loop(ABC):
 
     @abstractmethod
     def work(self) -> None:
-        """Work until `stop` is set, with a `heartbeat` at every step."""
+        """Work until `stop` is set; call `heartbeat` at every step."""
 
     @abstractmethod
     def ended(self) -> None:
-        """Clean up after the work has ended, for whatever reason."""
+        """Clean up after the work has ended, normally or not."""

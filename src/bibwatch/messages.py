@@ -1,4 +1,4 @@
-"""How a mistake in a name or a value is put into words: what, where, and the nearest name that is known."""
+"""Error messages for wrong names and values: what is wrong, where, and the nearest known name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def explain(
     where: str = "",
     moved: Mapping[str, str] | None = None,
 ) -> str:
-    """Put a validation error into words: one line per mistake, with the nearest known name for a misspelt key.
+    """Return a validation error as text: one line per mistake, with the nearest known name for a misspelt key.
 
-    `names_at` returns which keys are allowed at a place; `where` is the place of the whole; `moved` says of keys where
-    the same is set today.
+    `names_at` returns the keys allowed at a location, `where` is the location of the validated object, and `moved`
+    maps former keys to the settings that replace them.
     """
     lines = []
     for error in exc.errors(include_url=False):
@@ -25,7 +25,7 @@ def explain(
         place = ".".join(filter(None, [where, *map(str, error["loc"])]))
         if error["type"] == "extra_forbidden" and moved and last in moved:
             variable = "BIBWATCH_" + moved[str(last)].replace(".", "__").upper()
-            lines.append(f"{place} is set as {moved[str(last)]} now (in the environment: {variable})")
+            lines.append(f"{place} is now {moved[str(last)]} (environment: {variable})")
         elif error["type"] == "extra_forbidden":
             lines.append(unknown("key", place, names_at(above) or (), str(last)))
         else:
@@ -34,12 +34,12 @@ def explain(
 
 
 def unknown(what: str, name: str, names: Collection[str], word: str | None = None) -> str:
-    """Say that a name is not known, and which known one is nearest."""
+    """Return a message for an unknown name, with the nearest known one, or all of them."""
     near = difflib.get_close_matches(word or name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
     return f"unknown {what} {name!r}; {hint}"
 
 
 def alike(name: str, other: str) -> bool:
-    """Return whether two names are the same but for `-` and `_`: environment variables have no `-`."""
+    """Return whether two names are equal apart from `-` and `_`: environment variables cannot contain `-`."""
     return name.replace("_", "-") == other.replace("_", "-")

@@ -1,6 +1,6 @@
-"""What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Without systemd these are no-ops.
+"""Notifications to systemd: READY, STATUS, WATCHDOG, STOPPING. Without systemd these are no-ops.
 
-The protocol is one datagram to the socket in NOTIFY_SOCKET (sd_notify(3)).
+Each is one datagram to the socket in NOTIFY_SOCKET; see sd_notify(3).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 
 
 def notify(message: str) -> None:
-    """Send one message, such as `READY=1`; systemd's absence is not an error."""
+    """Send one message, such as `READY=1`. Does nothing without systemd."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -20,11 +20,11 @@ def notify(message: str) -> None:
         try:
             sender.sendto(message.encode(), address)
         except OSError:
-            return  # systemd will notice by itself
+            return  # if systemd misses the messages, its own timeouts apply
 
 
 def watchdog_seconds() -> float | None:
-    """Return how often systemd wants to hear from us (WatchdogSec=), or None if it does not."""
+    """Return the watchdog interval that systemd set for this process (WatchdogSec=), or None."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
-    meant_for_us = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(microseconds) / 1e6 if microseconds.isdigit() and meant_for_us else None
+    is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(microseconds) / 1e6 if microseconds.isdigit() and is_ours else None

@@ -1,7 +1,7 @@
-"""The plugin by which runtimes, interpreters, stages and presets come in: entry points of installed distributions.
+"""Plugins: the runtimes, interpreters, stages and presets that installed distributions provide as entry points.
 
-Knows which distributions may come in. One that may not is not imported at all; one that is broken is told of, and
-costs nobody else anything. bibwatch's own come by the same plugin.
+Knows which distributions are allowed; others are never imported. A broken plugin is reported and does not affect
+the rest. bibwatch's own classes are registered the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bibwatch.runtimes.base import ModelOptions, Runtime
 from bibwatch.stages.base import Stage, StageOptions
 
 OWN: Final = "bibwatch"
-# What an entry point of each group has to be, and its options. Presets are tables.
+# The base class of each group's entry points, and that of their options. Presets are tables.
 GROUPS: Final[Mapping[str, tuple[type, type[BaseModel]]]] = {
     "runtimes": (Runtime, ModelOptions),
     "interpreters": (Interpreter, InterpreterOptions),
@@ -35,7 +35,7 @@ GROUPS: Final[Mapping[str, tuple[type, type[BaseModel]]]] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: what it brings, from which distribution, and whether that may come in."""
+    """One entry point: what it provides, its distribution, and whether that is allowed."""
 
     group: str
     name: str
@@ -46,17 +46,17 @@ class Plugin:
 
     @property
     def origin(self) -> str:
-        """Where it comes from, for messages."""
+        """The distribution and the entry point's target, for messages."""
         return f"{self.distribution} ({self.entry_point.value})"
 
     def load(self) -> Any:
-        """Import and return what is behind the plugin: a class, or presets by name.
+        """Import and return what the plugin provides: a class, or presets by name.
 
-        Raises ConfigurationError if it may not come in, is broken, or is not what its group is for.
+        Raises ConfigurationError if it is not allowed, is broken, or does not fit its group.
         """
         what = f"{self.group.removesuffix('s')} {self.name} of {self.origin}"
         if not self.allowed:
-            raise ConfigurationError(f"{what} is not allowed; {how_to_allow(self.distribution)}")
+            raise ConfigurationError(f"{what} is not allowed; {allow_hint(self.distribution)}")
         try:
             found = self.entry_point.load()
             return _presets(found) if self.group == "presets" else _class(found, self.group, self.name)
@@ -71,15 +71,15 @@ class _WrongTypeError(Exception):
 
 
 def _class(found: object, group: str, name: str) -> type:
-    """Check that a class is what its group is for, and that its options are of the kind it is called."""
+    """Return the class after checking that it fits its group and that its options have the entry point's kind."""
     wanted, options = GROUPS[group]
     if not (isinstance(found, type) and issubclass(found, wanted)):
-        raise _WrongTypeError(f"is no {wanted.__name__}")
+        raise _WrongTypeError(f"is not a subclass of {wanted.__name__}")
     if inspect.isabstract(found):
         raise _WrongTypeError(f"does not define {', '.join(sorted(getattr(found, '__abstractmethods__', ())))}")
     options_type = getattr(found, "options_type", None)
     if not (isinstance(options_type, type) and issubclass(options_type, options)):
-        raise _WrongTypeError(f"has no options_type that is a {options.__name__}")
+        raise _WrongTypeError(f"has no options_type that is a subclass of {options.__name__}")
     fields = options_type.model_fields
     if fields["kind"].default != name:
         raise _WrongTypeError(f"has options of kind {fields['kind'].default!r}; entry point and kind must be the same")
@@ -89,24 +89,24 @@ def _class(found: object, group: str, name: str) -> type:
 
 
 def _presets(found: object) -> dict[str, Mapping[str, Any]]:
-    """Return presets as tables by name, from a TOML file, tables, or options made in code."""
+    """Return presets as tables by name, given a TOML file, tables, or ModelOptions."""
     if isinstance(found, Traversable):
         found = tomllib.loads(found.read_text("utf-8")).get("presets")
     if not isinstance(found, Mapping):
-        raise _WrongTypeError("is no table of presets")
+        raise _WrongTypeError("is not a table of presets")
     tables = {}
     for name, given in found.items():
         table = (
             given.model_dump(exclude_unset=True) | {"kind": given.kind} if isinstance(given, ModelOptions) else given
         )
         if not (isinstance(name, str) and name and isinstance(table, Mapping)):
-            raise _WrongTypeError(f"has a preset {name!r} that is no table: {table!r}")
+            raise _WrongTypeError(f"has a preset {name!r} that is not a table: {table!r}")
         tables[name] = table
     return tables
 
 
 class Plugins:
-    """All plugins of this installation; `allowed` names the distributions that may come in beside bibwatch's own."""
+    """All installed plugins; `allowed` names the distributions that may be used besides bibwatch's own."""
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self.plugins = tuple(allowed)
@@ -114,7 +114,7 @@ class Plugins:
 
     @cached_property
     def all(self) -> list[Plugin]:
-        """Every plugin, closed ones included, by group and name."""
+        """Every plugin, disallowed ones included: bibwatch's own first, then by distribution, group and name."""
         return sorted(
             (
                 Plugin(
@@ -137,25 +137,29 @@ class Plugins:
             ),
         )
 
-    def open(self, group: str) -> list[Plugin]:
-        """Return the plugins of a group that may be used."""
+    def usable(self, group: str) -> list[Plugin]:
+        """Return the allowed plugins of a group."""
         return [plugin for plugin in self.all if plugin.group == group and plugin.allowed]
 
-    def closed(self) -> list[str]:
-        """Return the distributions that bring something and are not allowed."""
+    def disallowed(self) -> list[str]:
+        """Return the distributions that provide plugins but are not allowed."""
         return sorted({plugin.distribution for plugin in self.all if not plugin.allowed})
 
     def load(self, group: str, name: str) -> Any:
-        """Return what is behind the one plugin of that name. Raises ConfigurationError if there is none, or two."""
-        plugins = [plugin for plugin in self.open(group) if plugin.name == name]
+        """Return what the plugin of that name provides.
+
+        Raises KeyError if there is none, and ConfigurationError if there are several or it cannot be used.
+        """
+        plugins = [plugin for plugin in self.usable(group) if plugin.name == name]
         if len(plugins) > 1:
-            raise ConfigurationError(twice(f"{group.removesuffix('s')} {name}", [plugin.origin for plugin in plugins]))
+            origins = [plugin.origin for plugin in plugins]
+            raise ConfigurationError(duplicate(f"{group.removesuffix('s')} {name}", origins))
         if not plugins:
             raise KeyError(name)
         return plugins[0].load()
 
     def problems(self) -> dict[Plugin, str]:
-        """Return what is wrong with each plugin that cannot be used; the allowed ones are imported to find out."""
+        """Return the problem of each plugin that cannot be used. Imports the allowed ones to find out."""
         found: dict[Plugin, str] = {}
         presets: dict[str, list[Plugin]] = {}
         for plugin in self.all:
@@ -172,7 +176,7 @@ class Plugins:
                 presets.setdefault(name, []).append(plugin)
         for name, plugins in presets.items():
             for plugin in plugins if len(plugins) > 1 else ():
-                found.setdefault(plugin, twice(f"preset {name}", [each.origin for each in plugins]))
+                found.setdefault(plugin, duplicate(f"preset {name}", [each.origin for each in plugins]))
         return found
 
     def missing(self) -> list[str]:
@@ -193,16 +197,16 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def how_to_allow(name: str) -> str:
-    """Say how a distribution is let in."""
+def allow_hint(name: str) -> str:
+    """Return a message that says how to allow a distribution."""
     return f'to allow it: plugins = ["{name}"] in config.toml, or BIBWATCH_PLUGINS=\'["{name}"]\''
 
 
-def twice(what: str, origins: Collection[str]) -> str:
-    """Say that a name is there more than once, and where from."""
-    return f"{what} is there {len(origins)} times: from {' and from '.join(origins)}; remove one"
+def duplicate(what: str, origins: Collection[str]) -> str:
+    """Return a message that says where a name is defined more than once."""
+    return f"{what} is defined {len(origins)} times: by {' and by '.join(origins)}; remove one"
 
 
 def _canonical(name: str) -> str:
-    """Write a distribution's name as pip compares it."""
+    """Return a distribution's name normalised as pip does it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""The built-in presets; the registry makes options of them."""
+"""The built-in presets, as a file; the registry turns them into options."""
 
 from __future__ import annotations
 

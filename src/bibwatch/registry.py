@@ -1,6 +1,6 @@
-"""From names to things: kind -> class, preset name -> model options, stage name -> stage.
+"""Lookup by name: kind -> class, preset name -> model options, stage name -> stage.
 
-Knows what the configuration adds to what comes by the plugin of plugins. Loads no model.
+Combines what plugins provide with what the configuration adds. Loads no model.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pydantic import BaseModel, ValidationError
 from bibwatch.errors import ConfigurationError, one_line
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.messages import alike, explain, unknown
-from bibwatch.plugins import Plugins, how_to_allow, twice
+from bibwatch.plugins import Plugins, allow_hint, duplicate
 from bibwatch.runtimes.base import ModelOptions, OutputKind, Runtime
 from bibwatch.stages.base import Stage, StageOptions
 
-# What a preset says of the weights themselves; it is not inherited by a preset of others.
-_OF_THE_WEIGHTS = frozenset({"licence", "download_gb", "memory_gb", "note", "refused"})
+# Fields that describe the weights; a derived preset with other weights does not inherit them.
+_WEIGHTS_FIELDS = frozenset({"licence", "download_gb", "memory_gb", "note", "refused"})
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Tables = Mapping[str, Mapping[str, Any]]
 
 
 class Registry:
-    """Everything that can be chosen by name in this installation and this configuration."""
+    """Everything that can be chosen by name, given the installed plugins and the configuration."""
 
     def __init__(self, plugins: Collection[str] = (), presets: Tables | None = None, stages: Tables | None = None):
         self.plugins = Plugins(plugins)
@@ -38,23 +38,23 @@ class Registry:
     @property
     def presets(self) -> list[str]:
         """The names of all presets, sorted."""
-        return sorted({*self._offered, *self._own})
+        return sorted({*self._from_plugins, *self._from_config})
 
     @property
     def stages(self) -> list[str]:
-        """The names of all stages, sorted: the kinds, and the configured ones."""
+        """The names of all stages, sorted: every kind, and those that the configuration defines."""
         return sorted({*self.kinds("stages"), *self._stages})
 
     def kinds(self, group: str) -> list[str]:
-        """The kinds of a group: of `runtimes`, `interpreters` or `stages`."""
-        return sorted({plugin.name for plugin in self.plugins.open(group)})
+        """Return the kinds in a group: `runtimes`, `interpreters` or `stages`."""
+        return sorted({plugin.name for plugin in self.plugins.usable(group)})
 
     # Level 1: kind -> class
 
     def class_of(self, group: str, kind: str) -> Any:
-        """Import and return the class of a kind: of `runtimes`, `interpreters` or `stages`.
+        """Import and return the class of a kind in a group: `runtimes`, `interpreters` or `stages`.
 
-        Raises ConfigurationError for a kind that is not there, is there twice, or does not work.
+        Raises ConfigurationError for a kind that is unknown, defined twice, or broken.
         """
         try:
             return self.plugins.load(group, kind)
@@ -67,49 +67,49 @@ class Registry:
 
     def model_options(self, preset: str) -> ModelOptions:
         """Return the options of a preset. Raises ConfigurationError for an unknown name or a bad option."""
-        name = self._spelt(preset)
+        name = self._preset_name(preset)
         return self._model_options({**self._inherited(name, ()), "name": name}, f"presets.{name}")
 
     def stage_options(self, name: str, preset: str, *, instead: bool = False) -> StageOptions:
-        """Return the options of a stage: with the model it names itself, otherwise that of `preset`.
+        """Return a stage's options, with the model it is configured with, or else that of `preset`.
 
-        With `instead` the preset comes before the model it names. Raises ConfigurationError, also for a stage and
-        a model that cannot work together.
+        With `instead`, `preset` takes precedence. Raises ConfigurationError, also for a stage and a model that do
+        not fit together.
         """
         table = self.stage_table(name)
         own = table.pop("model_options", None)
         if instead:
             own = None
-        model = self.model_options(preset) if own is None else self._own_model(name, own)
+        model = self.model_options(preset) if own is None else self._configured_model(name, own)
         return self._stage_options(name, table, model)
 
     def line_up(self, name: str, preset: str, fallbacks: Iterable[str]) -> list[StageOptions]:
-        """Return the options of a stage with its model, then with each that takes over in turn while that is away.
+        """Return a stage's options with its primary model, then with each fallback, in order.
 
         Raises ConfigurationError as `stage_options` does, and for a preset that is named twice.
         """
         found = [self.stage_options(name, preset)]
         for fallback in fallbacks:
-            options = self.stage_options(name, self._spelt(fallback, "fallback_presets"), instead=True)
+            options = self.stage_options(name, self._preset_name(fallback, "fallback_presets"), instead=True)
             if any(options.model_options.name == other.model_options.name for other in found):
                 raise ConfigurationError(f"fallback_presets: {fallback} is named twice, or is the preset itself")
             found.append(options)
         return found
 
     def options(self, table: Mapping[str, Any]) -> StageOptions:
-        """Return the options that a table describes whole, such as `model_dump(mode="json")` of some gave."""
+        """Return the options that a complete table describes, such as one made by `model_dump(mode="json")`."""
         kind = str(table.get("kind"))
         found: StageOptions = Registry(self.plugins.plugins, self._configured, {kind: table}).stage_options(kind, "")
         return found
 
-    # Things
+    # Instances
 
     def stage(self, name: str, preset: str) -> Stage[Any]:
-        """Return the stage that `stage_options` describes; nothing is loaded yet."""
+        """Return the stage that `stage_options` describes. Loads nothing."""
         return self.build(self.stage_options(name, preset))
 
     def build(self, options: StageOptions) -> Stage[Any]:
-        """Return the stage that these options describe; nothing is loaded yet."""
+        """Return the stage that these options describe. Loads nothing."""
         stage: type[Stage[Any]] = self.class_of("stages", options.kind)
         chosen = options.model_interpreter_options
         interpreter: Interpreter[Any, Any] = self.class_of("interpreters", chosen.kind)(chosen)
@@ -119,7 +119,7 @@ class Registry:
         return stage(options, self.runtime(options.model_options), interpreter, substages)
 
     def runtime(self, options: ModelOptions) -> Runtime[Any]:
-        """Return the runtime for a model; nothing is loaded yet. Raises ConfigurationError for one that is refused."""
+        """Return the runtime for a model. Loads nothing. Raises ConfigurationError for a model that is refused."""
         from bibwatch import logs
 
         if options.refused:
@@ -129,32 +129,32 @@ class Registry:
         return runtime
 
     def check(self) -> None:
-        """Raise ConfigurationError if anything that the configuration names cannot be."""
+        """Raise ConfigurationError if a configured plugin, preset or stage is invalid."""
         self.plugins.check()
-        for name in self._own:
+        for name in self._from_config:
             self.model_options(name)
         for name in self._stages:
             table = self.stage_table(name)
             if "model_options" in table:
                 self.stage_options(name, "")
             else:
-                self._stage_options(name, table, _any_model(self._needed(name, table)))
+                self._stage_options(name, table, _placeholder_model(self._needed_output(name, table)))
 
     def stage_class(self, name: str) -> type[Stage[Any]]:
-        """Return the class of a stage, by its own name or by the kind it is configured to be."""
+        """Return the class of a stage; its kind is the configured one, or else its name."""
         kind = self.stage_table(name)["kind"]
         found: type[Stage[Any]] = self.class_of("stages", str(kind))
         return found
 
-    def _needed(self, name: str, table: Mapping[str, Any]) -> OutputKind:
-        """Return what a stage needs of a model, whichever it is."""
+    def _needed_output(self, name: str, table: Mapping[str, Any]) -> OutputKind:
+        """Return the kind of output that a stage needs from its model."""
         given = table.get("model_interpreter_options")
         if isinstance(given, str) or (isinstance(given, Mapping) and "kind" in given):
             return self._interpreter_options(given, name, None).accepts
         return next(iter(self.stage_class(name).options_type.interpreters), OutputKind.TEXT)
 
     def interpreters_for(self, stage: type[StageOptions]) -> dict[str, type[InterpreterOptions]]:
-        """Return the options of the interpreters whose values a stage can use, by kind; broken ones are left out."""
+        """Return the options types of the interpreters a stage can use, by kind; broken ones are left out."""
         found = {}
         for kind in self.kinds("interpreters"):
             try:
@@ -166,7 +166,7 @@ class Registry:
         return found
 
     def stage_table(self, name: str) -> dict[str, Any]:
-        """Return what the configuration says of a stage, its kind at least."""
+        """Return a stage's configuration table, which has at least `kind`."""
         return {"kind": name, **self._stages.get(name, {})}
 
     def _stage_options(self, name: str, table: dict[str, Any], model: ModelOptions) -> StageOptions:
@@ -178,18 +178,18 @@ class Registry:
             table["model_interpreter_options"] = self._interpreter_options(interpreter, name, default)
         for field, preset in options_type.submodels.items():
             if table.get(field, preset) is not None:
-                table[field] = self._own_model(name, table.get(field, preset), field)
+                table[field] = self._configured_model(name, table.get(field, preset), field)
         return _validate(options_type, table, f"stages.{name}")
 
-    def _own_model(self, stage: str, given: object, field: str = "model_options") -> ModelOptions:
-        """Return the model that a field of a stage describes: by a preset's name, or as a table."""
+    def _configured_model(self, stage: str, given: object, field: str = "model_options") -> ModelOptions:
+        """Return the model that a stage's field gives as a preset's name or as a table."""
         where = f"stages.{stage}.{field}"
         table = _parsed(given)
         if isinstance(table, Mapping):
-            return self._model_options({"name": stage, **self._based(table, stage, (), where)}, where)
+            return self._model_options({"name": stage, **self._with_base(table, stage, (), where)}, where)
         if not isinstance(table, str):
             raise ConfigurationError(f"{where}: neither a preset nor a table of options: {given!r}")
-        return self.model_options(self._spelt(table, where))
+        return self.model_options(self._preset_name(table, where))
 
     def _model_options(self, table: Mapping[str, Any], where: str) -> ModelOptions:
         if "kind" not in table:
@@ -197,14 +197,14 @@ class Registry:
         runtime: type[Runtime[Any]] = self.class_of("runtimes", _name(table["kind"], f"{where}.kind"))
         options: ModelOptions = _validate(runtime.options_type, table, where)
         for stage in options.stages:
-            if where.startswith("presets.") and options.name in self._own and stage not in self.kinds("stages"):
+            if where.startswith("presets.") and options.name in self._from_config and stage not in self.kinds("stages"):
                 raise ConfigurationError(
                     f"{where}.stages: {self.unknown('kind of stage', stage, self.kinds('stages'))}"
                 )
         return options
 
     def _interpreter_options(self, given: object, stage: str, default: InterpreterOptions | None) -> InterpreterOptions:
-        """Return the interpreter that is given by its kind or as a table; one without `kind` changes the default."""
+        """Return the interpreter given by its kind or as a table; a table without `kind` changes the default."""
         where = f"stages.{stage}.model_interpreter_options"
         table = _parsed(given)
         table = {"kind": table} if isinstance(table, str) else table
@@ -218,31 +218,31 @@ class Registry:
         return _validate(interpreter.options_type, table, where)
 
     @cached_property
-    def _offered(self) -> dict[str, dict[str, Mapping[str, Any]]]:
-        """The presets that come by the plugin, by name and origin; what is broken is left out."""
-        offered: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for plugin in self.plugins.open("presets"):
+    def _from_plugins(self) -> dict[str, dict[str, Mapping[str, Any]]]:
+        """The presets that plugins provide, by name and origin; broken plugins are left out."""
+        found: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for plugin in self.plugins.usable("presets"):
             try:
                 tables = plugin.load()
-            except ConfigurationError:  # `bibwatch plugins` tells of it
+            except ConfigurationError:  # `bibwatch plugins` reports it
                 continue
             for name, table in tables.items():
-                offered.setdefault(name, {})[plugin.origin] = table
-        return offered
+                found.setdefault(name, {})[plugin.origin] = table
+        return found
 
     @cached_property
-    def _own(self) -> dict[str, Mapping[str, Any]]:
-        """The presets of the configuration, by the name they have or take the place of."""
-        own: dict[str, Mapping[str, Any]] = {}
+    def _from_config(self) -> dict[str, Mapping[str, Any]]:
+        """The configured presets, by their name or by that of the plugin's preset they override."""
+        found: dict[str, Mapping[str, Any]] = {}
         for name, table in self._configured.items():
-            known = next((each for each in (*own, *self._offered) if alike(each, name)), name)
-            if known in own:
+            known = next((each for each in (*found, *self._from_plugins) if alike(each, name)), name)
+            if known in found:
                 raise ConfigurationError(f"presets.{name} and presets.{known} are the same name: `-` and `_` are alike")
-            own[known] = table
-        return own
+            found[known] = table
+        return found
 
-    def _spelt(self, preset: str, where: str = "") -> str:
-        """Return the preset's name as it is written: `my_qwen`, as an environment variable has it, is `my-qwen`."""
+    def _preset_name(self, preset: str, where: str = "") -> str:
+        """Return a preset's name as defined: `my_qwen`, from an environment variable, may mean `my-qwen`."""
         for name in self.presets:
             if alike(name, preset):
                 return name
@@ -251,36 +251,36 @@ class Registry:
     def _inherited(self, preset: str, via: tuple[str, ...]) -> dict[str, Any]:
         if preset in via:
             raise ConfigurationError(f"presets.{preset}: base leads back to itself ({' -> '.join(via)})")
-        own, where = self._own.get(preset), f"presets.{preset}"
+        own, where = self._from_config.get(preset), f"presets.{preset}"
         if own is None:
-            return self._based(self._one_offered(preset), preset, via, where)
-        if preset in self._offered and alike(str(own.get("base")), preset):  # a changed one: [presets.x] base = "x"
-            return _changed(self._based(self._one_offered(preset), preset, via, where), own)
-        return self._based(own, preset, via, where)
+            return self._with_base(self._from_one_plugin(preset), preset, via, where)
+        if preset in self._from_plugins and alike(str(own.get("base")), preset):  # [presets.x] base = "x" adjusts x
+            return _changed(self._with_base(self._from_one_plugin(preset), preset, via, where), own)
+        return self._with_base(own, preset, via, where)
 
-    def _based(self, given: Mapping[str, Any], preset: str, via: tuple[str, ...], where: str) -> dict[str, Any]:
+    def _with_base(self, given: Mapping[str, Any], preset: str, via: tuple[str, ...], where: str) -> dict[str, Any]:
         if "base" not in given:
             return dict(given)
-        base = self._spelt(_name(given["base"], f"{where}.base"), f"{where}.base")
+        base = self._preset_name(_name(given["base"], f"{where}.base"), f"{where}.base")
         return _changed(self._inherited(base, (*via, preset)), given)
 
-    def _one_offered(self, preset: str) -> Mapping[str, Any]:
-        origins = self._offered[preset]
+    def _from_one_plugin(self, preset: str) -> Mapping[str, Any]:
+        origins = self._from_plugins[preset]
         if len(origins) > 1:
-            raise ConfigurationError(twice(f"preset {preset}", list(origins)))
+            raise ConfigurationError(duplicate(f"preset {preset}", list(origins)))
         return next(iter(origins.values()))
 
     def unknown(self, what: str, name: str, names: Collection[str]) -> str:
-        """Say that a name is not known, which known one is nearest, and where else it might be."""
-        closed = self.plugins.closed()
-        more = f" (or is it in {closed[0]}, which is installed? {how_to_allow(closed[0])})" if closed else ""
+        """Return a message for an unknown name, with the nearest known one, and a plugin that may provide it."""
+        disallowed = self.plugins.disallowed()
+        more = f" (or does {disallowed[0]} provide it? {allow_hint(disallowed[0])})" if disallowed else ""
         return unknown(what, name, names) + more
 
 
 def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a preset with changes; what is said about a model does not hold for another one."""
+    """Return a preset with changes; if they change the model, the facts about its weights are dropped."""
     other = any(key in changes and changes[key] != base.get(key) for key in ("repo_id", "model_name"))
-    kept = {key: value for key, value in base.items() if not (other and key in _OF_THE_WEIGHTS)}
+    kept = {key: value for key, value in base.items() if not (other and key in _WEIGHTS_FIELDS)}
     return kept | {key: value for key, value in changes.items() if key != "base"}
 
 
@@ -291,7 +291,7 @@ def _name(given: object, where: str) -> str:
 
 
 def _parsed(given: object) -> object:
-    """Return a table that an environment variable gives as JSON; anything else as it is."""
+    """Parse JSON, which an environment variable may hold; return anything else as it is."""
     if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
         try:
             return json.loads(given)
@@ -300,8 +300,8 @@ def _parsed(given: object) -> object:
     return given
 
 
-def _any_model(output_kind: OutputKind) -> ModelOptions:
-    """Return options of no model in particular, to check a stage's own options with."""
+def _placeholder_model(output_kind: OutputKind) -> ModelOptions:
+    """Return options of no real model, to validate a stage's own options with."""
     model = type("AnyModel", (ModelOptions,), {"output_kind": output_kind})
     options: ModelOptions = model(kind="any", name="any")
     return options
@@ -311,7 +311,7 @@ def _validate(model: type[ModelT], table: Mapping[str, Any], where: str) -> Mode
     try:
         return model.model_validate(dict(table))
     except ValidationError as exc:
-        # A list or a table that comes from an environment variable is text still.
+        # Lists and tables from environment variables are still JSON text.
         wrong = {str(error["loc"][0]) for error in exc.errors() if error["loc"]}
         parsed = {key: _parsed(value) if key in wrong else value for key, value in table.items()}
         if parsed != table:

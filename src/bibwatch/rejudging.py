@@ -1,6 +1,6 @@
-"""Judges again what was recognised before, from the database alone: no photo is opened, no model is loaded.
+"""Re-judges stored results, from the database alone: opens no photo, loads no model.
 
-Knows that there may be another judge at any time. Does not know what it judges by.
+Knows that the judge may be replaced at any time. Does not know what it judges by.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bibwatch.store.judgements import Judgements
 
 log = structlog.get_logger()
 
-_CHECK_SECONDS = 0.5  # between two looks whether the judge is still the right one
+_CHECK_SECONDS = 0.5  # between checks for a new judge
 
 
 class Progress(NamedTuple):
-    """How far judging again has come."""
+    """How many results have been re-judged."""
 
     results: int = 0
-    changed: int = 0  # those with other readings than before
+    changed: int = 0  # those whose readings changed
 
 
 def rejudge(
@@ -36,9 +36,9 @@ def rejudge(
     only_outdated: bool = False,
     store: Callable[[Callable[[], Any]], Any] = lambda action: action(),
 ) -> Iterator[Progress]:
-    """Judge all results again, or those that another judge has judged; yield after each page.
+    """Re-judge all results, or only those last judged by a different judge; yield the progress after each page.
 
-    `store` runs each action of the database. Raises StoreError.
+    `store` runs each database action. Raises StoreError.
     """
     fingerprint = judge.fingerprint
     other_than = fingerprint if only_outdated else None
@@ -52,7 +52,7 @@ def rejudge(
 
 
 class Rejudging(Loop):
-    """Judges again, beside the daemon's other work, what other rules judged or judged for another race."""
+    """Re-judges, in the background, results that were judged by other rules or for another race."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Rejudging(Loop):
         stop: threading.Event,
         renewed: Callable[[], Judge | None] = lambda: None,
     ) -> None:
-        """`renewed` returns another judge where the race is better known than before, None where it is not."""
+        """`renewed` returns a new judge if the race is known better than before, else None."""
         super().__init__("rejudging", stop)
         self.judge = judge
         self.done = False
         self._judgements = judgements
         self._renewed = renewed
-        self._earlier: set[str] = set()  # fingerprints of the judges before, whose judgements may still come in
+        self._earlier: set[str] = set()  # fingerprints of former judges; batches in flight may still be judged by them
 
     def work(self) -> None:
         self._judge_again()
@@ -102,4 +102,4 @@ class Rejudging(Loop):
         self.done = True
 
     def ended(self) -> None:
-        self.extend_deadline(math.inf)  # no heartbeat is to be expected from here on
+        self.extend_deadline(math.inf)  # no more heartbeats

@@ -57,7 +57,7 @@ def test_decisions_outlast_reading_and_judging(site: Site, draw: Draw) -> None:
     shown = "SELECT bib, verdict, read_as, decided_by FROM bib_results"
     assert site.query(shown) == [("1047", "accepted", "1042", "Anna")]
     judged = site.bibwatch("judge", "--accept-at", "1")
-    assert judged.stdout == "1 results judged again, 1 with other readings than before\n"
+    assert judged.stdout == "1 results judged again, 1 changed\n"
     once(site, BIBWATCH_PRESETS='{"rapidocr": {"base": "rapidocr", "longest_side": 1024}}')
     assert site.query(shown) == [("1047", "accepted", "1042", "Anna")]
 
@@ -71,6 +71,5 @@ def test_a_mistake_in_the_race_is_one_line(site: Site) -> None:
     moved = site.bibwatch("run", "--once", BIBWATCH_STAGES=r'{"bib_number": {"accept_confidence": 0.9}}')
     assert moved.returncode == 78
     assert moved.stderr == (
-        "bibwatch: stages.bib_number.accept_confidence is set as race.accept_at now "
-        "(in the environment: BIBWATCH_RACE__ACCEPT_AT)\n"
+        "bibwatch: stages.bib_number.accept_confidence is now race.accept_at (environment: BIBWATCH_RACE__ACCEPT_AT)\n"
     )

@@ -92,7 +92,7 @@ def test_not_allowed_none_of_it_can_be_chosen_and_one_line_says_how(run: Run) ->
     done = run("config", BIBWATCH_PRESET="light-meter")
     assert done.returncode == 78
     (line,) = done.stderr.splitlines()
-    assert 'bibwatch-exposure, which is installed? to allow it: plugins = ["bibwatch-exposure"]' in line
+    assert 'does bibwatch-exposure provide it? to allow it: plugins = ["bibwatch-exposure"]' in line
 
 
 def test_allowed_all_of_it_is_in_use(run: Run) -> None:

@@ -240,7 +240,7 @@ def test_once_fails_where_a_folder_is_missing(site: Site) -> None:
     site.camera.rmdir()
     ran = site.bibwatch("run", "--once")
     assert ran.returncode == 1
-    assert ran.stderr.strip().splitlines()[-1] == "bibwatch: folder could not be read, of camera: finish"
+    assert ran.stderr.strip().splitlines()[-1] == "bibwatch: cannot read the folder of camera: finish"
 
 
 def test_sigterm_drains_and_sigkill_loses_nothing(site: Site, draw: Draw) -> None:
@@ -298,7 +298,7 @@ def test_a_second_instance_is_refused(site: Site) -> None:
     site.start()
     second = site.bibwatch("run", "--once")
     assert second.returncode == 75
-    assert second.stderr.strip().splitlines() == [f"bibwatch: another bibwatch works on {site.database}"]
+    assert second.stderr.strip().splitlines() == [f"bibwatch: another bibwatch is using {site.database}"]
     link = site.place / "link.db"
     link.symlink_to(site.database)
     assert site.bibwatch("run", "--once", "--database", f"sqlite:///{link}").returncode == 75

@@ -38,7 +38,7 @@ def test_ready_comes_after_the_backlog_and_the_watchdog_is_fed(site: Site, draw:
         site.wait(lambda: set(site.states().values()) == {"done"})
         while "WATCHDOG=1" not in said[-1]:
             said.append(systemd.recv(4096).decode())
-        while "5 read, 0 waiting, 0 in trouble" not in said[-1]:
+        while "5 read, 0 waiting, 0 with problems" not in said[-1]:
             said.append(systemd.recv(4096).decode())
         assert site.stop(daemon) == 0
         systemd.settimeout(1)
@@ -116,8 +116,8 @@ def test_names_and_contents_play_no_tricks_on_status(site: Site) -> None:
     assert "[/b]" in status.stdout
 
 
-def test_a_database_that_goes_is_told(site: Site) -> None:
-    """Rows that nobody can see are no record: the daemon ends, and the service manager starts it again."""
+def test_a_database_that_goes_is_reported(site: Site) -> None:
+    """Nobody would see further rows, so the daemon ends and the service manager restarts it."""
     daemon = site.start()
     site.database.unlink()
     assert daemon.wait(60) == 1
@@ -179,7 +179,7 @@ def test_the_unit_is_hardened() -> None:
 
 
 def test_the_unit_is_what_the_daemon_expects() -> None:
-    """Readiness, watchdog, its own state folder, and no restart after errors that a restart cannot mend."""
+    """Readiness, watchdog, its own state folder, and no restart after errors that a restart cannot fix."""
     unit = UNIT.read_text()
     for line in ("Type=notify", "WatchdogSec=", "StateDirectory=bibwatch", "EnvironmentFile=", "StateDirectory="):
         assert re.search(f"^{line}", unit, re.MULTILINE)

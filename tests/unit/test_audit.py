@@ -1,4 +1,4 @@
-"""`bibwatch audit`: every photo in the folders is in the ledger as it lies there."""
+"""`bibwatch audit`: every photo in the folders is in the database, unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_photo_that_is_missing_from_the_ledger_or_differs_is_listed(
     state: State | None,
     changed: bool,  # noqa: FBT001
 ) -> None:
-    """One that is still settling may differ; one that was gone has come back."""
+    """A photo that is still settling may differ; one recorded as gone has come back."""
     photo = tmp_path / "drop" / "a.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"photo")
@@ -41,5 +41,5 @@ def test_a_photo_that_is_missing_from_the_ledger_or_differs_is_listed(
     ran = CliRunner().invoke(cli, ["audit", "--json"])
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     accounted_for = state is State.SETTLING or (state not in {None, State.GONE} and not changed)
-    assert lines == ([{"photos": 1}] if accounted_for else [{"problem": f"not in the ledger: {photo}"}])
+    assert lines == ([{"photos": 1}] if accounted_for else [{"problem": f"missing or changed: {photo}"}])
     assert (ran.exit_code == 0) == accounted_for

@@ -173,7 +173,7 @@ def test_a_new_file_settles_and_then_is_ready(slow: Rig) -> None:
     assert slow.news.is_set()
 
 
-def test_a_file_being_written_settles_anew(slow: Rig) -> None:
+def test_a_file_being_written_settles_again(slow: Rig) -> None:
     clock = [0.0]
     slow.camera._settling = Settling(5, trust_ctime=False, monotonic=lambda: clock[0])
     path = slow.put("x.jpg")
@@ -427,14 +427,14 @@ def test_nothing_has_gone_while_the_folder_is_missing(slow: Rig) -> None:
     assert slow.scan() == {"x.jpg": State.SETTLING}
 
 
-def test_a_file_in_place_of_the_folder_is_told(rig: Rig) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(rig: Rig) -> None:
     rig.folder.rmdir()
     rig.folder.touch()
     assert rig.scan() == {}
     assert rig.note() == ("unreadable", "the folder cannot be listed: Not a directory")
 
 
-def test_a_folder_that_cannot_be_listed_is_told(slow: Rig, closed_to_us: Callable[[Path], None]) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(slow: Rig, closed_to_us: Callable[[Path], None]) -> None:
     slow.put("x.jpg")
     slow.scan()
     closed_to_us(slow.folder)
@@ -443,7 +443,7 @@ def test_a_folder_that_cannot_be_listed_is_told(slow: Rig, closed_to_us: Callabl
     assert not slow.camera.healthy
 
 
-def test_a_subfolder_that_cannot_be_listed_is_told_and_the_rest_goes_on(
+def test_a_subfolder_that_cannot_be_listed_is_reported_and_the_rest_continues(
     rig: Rig, closed_to_us: Callable[[Path], None]
 ) -> None:
     rig.put("DCIM/x.jpg")
@@ -453,7 +453,7 @@ def test_a_subfolder_that_cannot_be_listed_is_told_and_the_rest_goes_on(
     assert rig.note() == ("polling", f"cannot list {rig.folder / 'closed'}: Permission denied")
 
 
-def test_a_subfolder_with_an_odd_name_that_cannot_be_listed_is_told(
+def test_a_subfolder_with_an_odd_name_that_cannot_be_listed_is_reported(
     rig: Rig, closed_to_us: Callable[[Path], None]
 ) -> None:
     closed = rig.put(os.fsdecode(b"\xff/y.jpg")).parent
@@ -575,7 +575,9 @@ def test_auto_polls_a_network_mount_and_does_not_trust_its_clock(
     rig.close()
 
 
-def test_no_events_from_the_kernel_is_told_and_the_scan_goes_on(live: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_events_from_the_kernel_is_reported_and_the_scan_continues(
+    live: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(FolderWatcher, "watching", lambda _: (None, "No space left on device"))
     live.put("x.jpg")
     assert live.scan() == {"x.jpg": State.SETTLING}
@@ -636,7 +638,7 @@ def test_a_folder_that_appears_is_watched(live: Rig) -> None:
     assert live.states() == {"x.jpg": State.READY}
 
 
-def test_a_folder_replaced_by_another_is_watched_anew(live: Rig) -> None:
+def test_a_folder_replaced_by_another_is_watched_again(live: Rig) -> None:
     live.scan()
     before = live.camera._watcher
     other = live.folder.parent / "other"
@@ -652,8 +654,8 @@ def test_a_folder_replaced_by_another_is_watched_anew(live: Rig) -> None:
     assert live.states() == {"x.jpg": State.READY}
 
 
-def test_a_folder_deleted_and_made_anew_is_watched_anew(live: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever inode number the file system gives it: here, always the old one."""
+def test_a_folder_deleted_and_made_again_is_watched_again(live: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the file system reuses the inode number, as here."""
     monkeypatch.setattr(watcher_module, "_identity", lambda _: (1, 2))
     live.scan()
     before = live.camera._watcher

@@ -1,4 +1,4 @@
-"""`bibwatch compare`: presets side by side, each in a process of its own."""
+"""`bibwatch compare`: presets side by side, each in its own process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[...,
 
 
 def serve(server: Server) -> None:
-    """Make a preset `served` of the server."""
+    """Configure a preset `served` for the server."""
     with Path("config.toml").open("a") as file:
         file.write(
             f'[presets.served]\nkind = "vision_openailike_api"\napi_url = "{server.url}"\nmodel_name = "m"\n'
@@ -98,7 +98,7 @@ def test_the_tables(compare: Compare, server: Server) -> None:
     assert "failed 0 0" in lines
     assert not any(line.startswith(("precision", "CUDA")) for line in lines)
     assert any(re.fullmatch(r"one.jpg 1042 \(\d+%.*\) 1042 \(\d+%.*\)", line) for line in lines)
-    assert "quick and served read the same in 1 of 2 photos (50%)" in lines
+    assert "quick and served agree on 1 of 2 photos (50%)" in lines
     assert lines[-1].startswith("cogvlm cannot run: preset cogvlm cannot be run: ")
 
 
@@ -106,14 +106,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
 
 
 def words(printed: str) -> list[str]:
-    """Return the words of what was printed, sorted; without the lines that are measured, and how sure readings are."""
+    """Return the sorted words of the output, without measurements and confidences."""
     measured = r"^ *(load,|one by one,|batched,|memory,).*$|\(\d+%|[─(),]"
     return sorted(re.sub(measured, " ", printed, flags=re.MULTILINE).split())
 
 
 @pytest.mark.heavy
 def test_the_docs_show_what_is_printed(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The photos are drawn anew, from the labels in it. The preset that cannot run could, where transformers is."""
+    """The photos are drawn from the labels. smolvlm-256m is left out: it runs if transformers is installed."""
     monkeypatch.setenv("COLUMNS", "96")
     shown = PAGE.read_text().partition("$ bibwatch compare ")[2].partition("\n")[2].partition("smolvlm-256m cannot")[0]
     labels = dict(re.findall(r"^ (p\d\.jpg)   (\S+(?: \S+)*)", shown, re.MULTILINE))
@@ -122,7 +122,7 @@ def test_the_docs_show_what_is_printed(compare: Compare, monkeypatch: pytest.Mon
     Path("labels.csv").write_text("file,bibs\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
     result = compare("--preset", "rapidocr", "--preset", "quick", "--labels", "labels.csv", *labels)
     assert words(result.stdout) == words(shown)
-    for head in ("load, s", "one by one, s an image", "batched, images a s", "memory, MB"):
+    for head in ("load, s", "one by one, s/image", "batched, images/s", "memory, MB"):
         assert head in shown
         assert head in result.stdout
 
@@ -138,7 +138,7 @@ def test_each_photo_is_read_in_a_batch_and_alone(compare: Compare, server: Serve
 
 
 @pytest.mark.heavy
-def test_a_preset_that_cannot_run_is_told_and_the_others_go_on(compare: Compare, server: Server) -> None:
+def test_a_preset_that_cannot_run_is_reported_and_the_others_run(compare: Compare, server: Server) -> None:
     serve(server)
     server.answer = lambda _: error(404, "no such model")
     result = compare("--preset", "cogvlm", "--preset", "served", "--preset", "quick", "one.jpg", "--json")
@@ -152,7 +152,7 @@ def test_a_preset_that_cannot_run_is_told_and_the_others_go_on(compare: Compare,
 
 
 @pytest.mark.heavy
-def test_a_pair_that_cannot_work_is_a_row_of_its_own(compare: Compare, server: Server) -> None:
+def test_a_preset_that_does_not_fit_the_stage_is_reported(compare: Compare, server: Server) -> None:
     serve(server)
     server.answer = lambda _: chat("A banner.")
     result = compare("--stage", "picture_description", "--preset", "quick", "--preset", "served", "one.jpg", "--json")
@@ -164,7 +164,7 @@ def test_a_pair_that_cannot_work_is_a_row_of_its_own(compare: Compare, server: S
 
 
 @pytest.mark.heavy
-def test_a_photo_that_cannot_be_read_is_told_once(compare: Compare, server: Server) -> None:
+def test_an_unreadable_photo_is_reported_once(compare: Compare, server: Server) -> None:
     serve(server)
     server.answer = lambda _: chat(bibs("1042"))
     with Path("config.toml").open("a") as file:
@@ -175,7 +175,7 @@ def test_a_photo_that_cannot_be_read_is_told_once(compare: Compare, server: Serv
     assert result.exit_code == 1
     assert result.stderr.count("note.jpg: undecodable: not a photo") == 1
     assert result.stderr.count("gone.jpg: gone:") == 1
-    assert "in 1 of 1 photos (100%)" in result.stdout
+    assert "on 1 of 1 photos (100%)" in result.stdout
     assert "note.jpg" not in result.stdout
     assert "not a photo" in records(compare(*words, "--json"))[2]["errors"]["again"]
 
@@ -203,7 +203,7 @@ def test_a_photo_without_an_answer_counts_as_failed(
 
 
 @pytest.mark.heavy
-def test_the_preset_takes_the_place_of_the_stages_own_model(compare: Compare) -> None:
+def test_the_preset_overrides_the_stages_own_model(compare: Compare) -> None:
     with Path("config.toml").open("a") as file:
         file.write('[stages.bib_number]\nmodel_options = "qwen-vllm"\nask_below = 1.0\n')
     result = compare("--preset", "quick", "one.jpg", "--json")
@@ -217,11 +217,11 @@ def test_the_preset_takes_the_place_of_the_stages_own_model(compare: Compare) ->
         (("one.jpg",), "Missing option '--preset'"),
         (("--preset", "rapidorc", "one.jpg"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--preset", "quick"), "Missing argument 'FILE...'"),
-        (("--preset", "quick", "--stage-bib-number-model", "quick", "one.jpg"), "are the same option; give presets"),
+        (("--preset", "quick", "--stage-bib-number-model", "quick", "one.jpg"), "set the same option; drop it"),
         (("--preset", "quick", "config.toml", "--labels", "labels.csv"), "labels.csv names none of the photos"),
     ],
 )
-def test_a_mistake_is_one_of_usage(compare: Compare, words: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_usage_errors(compare: Compare, words: tuple[str, ...], message: str) -> None:
     result = compare(*words)
     assert result.exit_code == 2
     assert message in result.output
@@ -230,12 +230,12 @@ def test_a_mistake_is_one_of_usage(compare: Compare, words: tuple[str, ...], mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a.jpg,12\n", "must name the columns file and bibs"),
+        (b"a.jpg,12\n", "must name the columns: file,bibs"),
         (b"file,bibs\n\xff", "cannot be read as labels"),
         (None, "No such"),
     ],
 )
-def test_labels_that_are_none_are_told(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_bad_labels_are_an_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "labels.csv"
     if content is not None:
         path.write_bytes(content)
@@ -265,7 +265,7 @@ def test_labels_name_files_and_may_have_no_bibs(tmp_path: Path) -> None:
         (["1.jpg"], ["c/2.jpg", "d/2.jpg"], [None, None]),
     ],
 )
-def test_a_label_is_of_the_photo_of_its_path_then_of_its_name(
+def test_labels_match_by_path_then_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], photos: list[str], found: list[str | None] | str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -321,7 +321,7 @@ def test_f_lies_between_precision_and_recall(
 
 
 @given(ANSWERS, st.data())
-def test_agreement_is_mutual_and_whole_only_with_the_same_answers(
+def test_agreement_is_symmetric_and_complete_only_for_equal_answers(
     answers: dict[str, CompareResult], data: st.DataObject
 ) -> None:
     others = {
@@ -335,8 +335,8 @@ def test_agreement_is_mutual_and_whole_only_with_the_same_answers(
 
 
 @pytest.mark.heavy
-def test_a_process_that_dies_is_the_presets_reason(compare: Compare, server: Server) -> None:
-    """The server kills the one that asks it, as the system does when memory runs out."""
+def test_a_process_that_dies_is_reported_as_the_presets_error(compare: Compare, server: Server) -> None:
+    """The server kills its client, as the system does when memory runs out."""
     serve(server)
 
     def answer(_: Asked) -> None:

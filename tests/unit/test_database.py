@@ -89,7 +89,7 @@ def database(file: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long for another's lock."""
+    """Waiting for another's lock does not take long."""
     monkeypatch.setattr(module, "_PRAGMAS", ("PRAGMA busy_timeout=50", *module._PRAGMAS[1:]))
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.1)
 
@@ -166,7 +166,7 @@ def test_check_finds_an_older_schema(file: Path) -> None:
     """A database that `bibwatch run` has still to migrate."""
     file.touch()
     with opened(file) as database:
-        with pytest.raises(ConfigurationError, match="older schema; start `bibwatch run` once"):
+        with pytest.raises(ConfigurationError, match="older schema; `bibwatch run` upgrades it"):
             database.check()
         database.migrate()
         database.check()
@@ -310,7 +310,7 @@ def test_check_does_not_wait_for_a_writer(database: Database, file: Path) -> Non
         ),
     ],
 )
-def test_a_url_that_cannot_be_used_is_told_in_words(url: str, message: str) -> None:
+def test_a_url_that_cannot_be_used_is_a_clear_error(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Database(url)
 
@@ -322,7 +322,7 @@ def test_a_relative_url_is_a_file_in_the_working_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("method", ["lock", "migrate"])
-def test_a_missing_folder_is_told(tmp_path: Path, method: str) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path, method: str) -> None:
     with opened(tmp_path / "nowhere" / "race.db") as database, pytest.raises(ConfigurationError, match="nowhere"):
         getattr(database, method)()
 
@@ -365,7 +365,7 @@ def test_a_password_is_never_shown() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_second_process_is_refused_until_the_first_is_killed(file: Path) -> None:
     with another_process(file) as first, opened(file) as database:
-        with pytest.raises(AlreadyRunningError, match=f"another bibwatch works on {file}") as caught:
+        with pytest.raises(AlreadyRunningError, match=f"another bibwatch is using {file}") as caught:
             database.lock()
         assert caught.value.exit_code == 75
         assert database.locked_elsewhere()
@@ -408,7 +408,7 @@ def test_two_databases_are_locked_apart(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_the_lock_does_not_stop_readers_or_writers(file: Path) -> None:
-    """It is against a second daemon; SQL goes on."""
+    """It keeps out a second daemon, not SQL clients."""
     with another_process(file), opened(file) as database:
         database.migrate()
         database.check()

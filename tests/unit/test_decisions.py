@@ -105,7 +105,7 @@ def test_an_added_bib_is_there_with_its_box(database: Database) -> None:
 
 @pytest.mark.parametrize("race", [Race(accept_at=1.0), Race(forms=(re.compile(r"9\d\d"),))])
 def test_judging_again_touches_no_decision(database: Database, race: Race) -> None:
-    """Not even where the number is no reading any more."""
+    """Not even if the bib is no longer a reading."""
     decide(database, "1042", Action.ACCEPT)
     decide(database, "731", Action.CORRECT, corrected_to="732")
     decide(database, "88", Action.ADD)
@@ -149,7 +149,7 @@ def test_a_decision_is_about_one_image(database: Database) -> None:
 
 
 def test_a_bib_that_is_not_there_is_an_error_that_says_which_are(database: Database) -> None:
-    with pytest.raises(BibwatchError, match=r"image 1 has no bib 42 \(it has: 1042, 731\); --add adds one"):
+    with pytest.raises(BibwatchError, match=r"image 1 has no bib 42 \(it has: 1042, 731\); to add one, use --add"):
         decide(database, "42", Action.ACCEPT)
 
 
@@ -159,7 +159,7 @@ _DECISIONS = st.lists(st.tuples(_BIBS, st.sampled_from(Action), _BIBS), max_size
 
 @settings(deadline=None, max_examples=min(60, settings().max_examples))
 @given(_DECISIONS, st.sampled_from([0.5, 0.97, 1.0]))
-def test_whatever_is_decided_judging_changes_none_of_it(
+def test_judging_never_changes_a_decision(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path, steps: list[tuple[str, Action, str]], accept_at: float
 ) -> None:
     database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path_factory.mktemp('decisions'))}")
@@ -228,6 +228,6 @@ def test_a_call_that_means_nothing_is_a_mistake_in_usage(database: Database, wor
 
 
 @pytest.mark.parametrize("image", ["7", "/drop/none.jpg", "9" * 30, "x"])
-def test_an_image_that_is_not_there_is_told(database: Database, image: str) -> None:
+def test_an_image_that_is_not_there_is_reported(database: Database, image: str) -> None:
     with pytest.raises(BibwatchError, match="no image"):
         correct(database, image, "--add", "7")

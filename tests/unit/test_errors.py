@@ -1,4 +1,4 @@
-"""The facts that errors carry, and how long to wait after them."""
+"""The properties of errors, and the backoff after them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bibwatch import backoff, errors
 from bibwatch.errors import BibwatchError, Blame, ModelError, ModelUnavailableError, PhotoError, Proof, Retry
 
-# What the code decides by, spelt out: a change here is a change of what becomes of photos.
+# The properties the code decides by, spelt out: a change here changes what happens to photos.
 _MODEL = {
     "ModelError": (Retry.NEVER, Blame.PHOTO, Proof.NONE),
     "ModelRejectedError": (Retry.ELSEWHERE, Blame.UNCLEAR, Proof.PROBE),
@@ -27,8 +27,8 @@ _MODEL = {
     "ModelTruncatedError": (Retry.NEVER, Blame.PHOTO, Proof.NONE),
 }
 
-# Which tests show what is done about it.
-_SHOWN_BY = {
+# The tests that cover the handling of each.
+_COVERED_BY = {
     "ModelUnreachableError": (
         "test_an_unreachable_server",
         "test_an_unknown_host_name",
@@ -79,25 +79,25 @@ def test_whose_fault_an_error_is_and_whether_to_retry() -> None:
 
 
 @pytest.mark.parametrize("kind", [ModelError, *all_below(ModelError)])
-def test_proof_is_asked_for_where_blame_is_unclear_and_nowhere_else(kind: type[ModelError]) -> None:
+def test_proof_is_required_only_where_blame_is_unclear(kind: type[ModelError]) -> None:
     assert (kind.blame is Blame.UNCLEAR) == bool(kind.proof)
 
 
-def test_an_error_is_an_outage_where_the_model_is_unavailable_and_nowhere_else() -> None:
-    """A refusal is none: the server answers, if not this request."""
+def test_an_error_is_an_outage_only_if_the_model_is_unavailable() -> None:
+    """A refusal is not: the server is up."""
     unavailable = {ModelUnavailableError, *all_below(ModelUnavailableError)}
     assert {kind for kind in (ModelError, *all_below(ModelError)) if kind("").is_outage} == unavailable  # type: ignore[attr-defined]
 
 
-def test_what_is_done_about_each_error_is_shown_by_a_test() -> None:
-    """Of each that is raised: the two above others are not in the table."""
-    assert _SHOWN_BY.keys() == _MODEL.keys() - {"ModelError", "ModelUnavailableError"}
+def test_the_handling_of_each_error_is_covered_by_a_test() -> None:
+    """Except for the two base classes."""
+    assert _COVERED_BY.keys() == _MODEL.keys() - {"ModelError", "ModelUnavailableError"}
     tests = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
-    assert [name for names in _SHOWN_BY.values() for name in names if f"def {name}(" not in tests] == []
+    assert [name for names in _COVERED_BY.values() for name in names if f"def {name}(" not in tests] == []
 
 
 @pytest.mark.parametrize("kind", list(all_below(BibwatchError)))
-def test_every_error_says_in_a_sentence_what_it_is(kind: type[BibwatchError]) -> None:
+def test_every_error_has_a_docstring_of_its_own(kind: type[BibwatchError]) -> None:
     assert kind.__doc__
     assert kind.__doc__ != kind.__base__.__doc__
     assert isinstance(kind.retry, Retry)
@@ -125,6 +125,6 @@ def test_a_breaker_waits_as_long_as_it_is_asked_to(monkeypatch: pytest.MonkeyPat
     breaker.fail(first=1, longest=30)
     assert (breaker.failures, breaker.is_due) == (2, False)
     breaker.succeed()
-    assert (breaker.failures, breaker.is_due) == (0, False)  # what succeeded was sent before the pause
+    assert (breaker.failures, breaker.is_due) == (0, False)  # the request was sent before the pause
     clock = 162.0
     assert breaker.is_due

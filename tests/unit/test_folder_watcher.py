@@ -41,7 +41,7 @@ def test_a_folder_that_goes_costs_nothing(tmp_path: Path) -> None:
     assert instances() == before
 
 
-def test_the_kernels_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_refusal_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise OSError(24, "inotify instance limit reached")
 

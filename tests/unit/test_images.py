@@ -46,14 +46,14 @@ STORED = {
 
 
 def quadrants(width: int = 96, height: int = 64) -> Image.Image:
-    """Make a picture whose corners are told apart by colour."""
+    """Make an image whose corners differ in colour."""
     image = Image.new("RGB", (2, 2))
     image.putdata(CORNERS)
     return image.resize((width, height), Image.Resampling.NEAREST)
 
 
 def noise(size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Make a picture that does not compress."""
+    """Make an image that does not compress."""
     return Image.frombytes("RGB", size, random.Random(0).randbytes(size[0] * size[1] * 3))
 
 
@@ -185,14 +185,14 @@ def test_a_cut_tiff_is_no_photo(percent: int) -> None:
 
 
 @pytest.mark.parametrize("percent", [1, 25, 49])
-def test_an_mpo_cut_in_its_first_picture_is_incomplete(percent: int) -> None:
+def test_an_mpo_cut_in_its_first_image_is_incomplete(percent: int) -> None:
     data = save(noise(), "MPO")
     with pytest.raises(PhotoIncompleteError):
         decode(data[: len(data) * percent // 100], limits=LIMITS)
 
 
-def test_an_mpo_cut_in_its_second_picture_never_gives_another_picture() -> None:
-    """The first picture is whole: it is either given, or waited for."""
+def test_an_mpo_cut_in_its_second_image_never_gives_another_image() -> None:
+    """The first image is complete: it is either returned, or waited for."""
     data = save(noise(), "MPO")
     whole = decode(data, limits=LIMITS)
     try:
@@ -249,7 +249,7 @@ def test_more_bytes_behind_a_jpeg_are_fine(more: bytes) -> None:
         b"II*\0" + b"\xff" * 100,
     ],
 )
-def test_what_is_no_picture_is_undecodable(data: bytes) -> None:
+def test_what_is_not_an_image_is_undecodable(data: bytes) -> None:
     with pytest.raises(PhotoUndecodableError):
         decode(data, limits=LIMITS)
 
@@ -266,8 +266,8 @@ def test_what_is_no_picture_is_undecodable(data: bytes) -> None:
     ],
     ids=["jpeg", "png", "png bomb"],
 )
-def test_a_huge_picture_is_refused_by_its_header(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pixel is decoded: neither time nor memory goes into it."""
+def test_a_huge_image_is_refused_by_its_header(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pixel is decoded, so it takes neither time nor memory."""
 
     def load(_: object) -> None:
         pytest.fail("the picture was decoded")
@@ -372,7 +372,7 @@ def test_the_bottom_of_a_scaled_portrait_is_the_bottom_of_the_photo(size: tuple[
 
 
 def palette(transparency: int | None) -> Image.Image:
-    """Make a palette picture, left half red and right half blue."""
+    """Make a palette image, left half red and right half blue."""
     image = Image.new("P", (40, 20), 0)
     image.putpalette([*RED, *BLUE])
     image.paste(1, (20, 0, 40, 20))
@@ -382,7 +382,7 @@ def palette(transparency: int | None) -> Image.Image:
 
 
 def sixteen_bits() -> Image.Image:
-    """Make a picture of 16 bits: middle grey on the left, white on the right."""
+    """Make a 16-bit image: middle grey on the left, white on the right."""
     image = Image.new("I;16", (40, 20), 32768)
     image.paste(65535, (20, 0, 40, 20))
     return image
@@ -449,7 +449,7 @@ def test_rare_modes_become_rgb(image: Image.Image, expected: tuple[int, int, int
     assert close([to_rgb(image).getpixel((0, 0))], [expected], tolerance=2)
 
 
-def test_a_transparent_colour_of_an_rgb_picture_becomes_white() -> None:
+def test_a_transparent_colour_of_an_rgb_image_becomes_white() -> None:
     image = Image.new("RGB", (2, 2), BLACK)
     image.info["transparency"] = BLACK
     assert to_rgb(image).getpixel((0, 0)) == WHITE
@@ -494,7 +494,7 @@ def test_a_transparent_colour_of_an_rgb_picture_becomes_white() -> None:
     ],
 )
 def test_capture_time(fields: dict[str, str], expected: datetime | None) -> None:
-    """Without an offset from UTC the moment is not known; rubbish is no moment either."""
+    """Without an offset from UTC the time is unknown, as it is for invalid values."""
     fields = {"DateTimeOriginal": "2026:11:21 10:00:05"} | fields
     photo = decode(save(quadrants(), "JPEG", exif=exif(**fields)), limits=LIMITS)
     assert photo.captured_at == expected
@@ -534,7 +534,7 @@ def test_a_camera_without_an_offset_has_the_time_zone_of_the_race(
     assert captured(zone, stamp) == expected
 
 
-def test_an_offset_of_the_camera_comes_before_the_time_zone() -> None:
+def test_the_cameras_offset_overrides_the_time_zone() -> None:
     stamp = "2026:11:21 10:00:05"
     for offset in ({"OffsetTimeOriginal": "-05:30"}, {"OffsetTime": "-05:30"}):
         assert captured(BERLIN, stamp, **offset) == captured(None, stamp, **offset)
@@ -548,7 +548,7 @@ def test_an_offset_that_is_none_leaves_it_to_the_time_zone(offset: str) -> None:
 
 
 def test_a_burst_keeps_its_order() -> None:
-    """Twenty frames of one second are told apart by their subseconds."""
+    """Twenty frames of one second differ in their subseconds."""
     moments = [
         decode(
             save(
@@ -595,7 +595,7 @@ def test_an_unknown_exif_header_does_not_cost_the_photo(payload: bytes, longest_
     ],
     ids=["nothing", "nowhere", "many", "block nowhere", "circle"],
 )
-def test_rubbish_exif_does_not_cost_the_photo(payload: bytes, longest_side: int | None) -> None:
+def test_broken_exif_does_not_fail_the_photo(payload: bytes, longest_side: int | None) -> None:
     photo = decode(with_exif(save(quadrants(), "JPEG"), payload), limits=LIMITS, longest_side=longest_side)
     assert (photo.width, photo.height) == (96, 64)
     assert photo.captured_at is None
@@ -611,7 +611,7 @@ def test_a_broken_exif_block_does_not_cost_the_orientation() -> None:
     assert close(corners(photo.image), CORNERS)
 
 
-# Whatever comes
+# Arbitrary input
 
 SMALL = ImageLimits(max_pixels=300_000)
 SEEDS = [
@@ -626,7 +626,7 @@ edits = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255
 
 
 def photo_or_error(data: bytes, longest_side: int | None) -> Photo | PhotoError:
-    """Decode, and check that what comes out is a sound photo or an error of ours."""
+    """Decode, and check that the result is a valid photo or one of our errors."""
     try:
         photo = decode(data, limits=SMALL, longest_side=longest_side)
     except PhotoError as exc:
@@ -667,7 +667,7 @@ def test_mutated_and_truncated_jpegs(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.sampled_from(OTHERS), edits, st.sampled_from([1.0, 0.5]), SIDES)
-def test_mutated_pictures_of_other_formats(
+def test_mutated_images_of_other_formats(
     data: bytes, changes: list[tuple[float, int]], keep: float, longest_side: int | None
 ) -> None:
     photo_or_error(mutate(data, changes, keep), longest_side)
@@ -694,7 +694,7 @@ def test_mutated_exif_does_not_cost_the_photo(changes: list[tuple[float, int]], 
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (0, 0)])
-def test_a_picture_without_pixels_is_no_photo(size: tuple[int, int]) -> None:
+def test_an_image_without_pixels_is_not_a_photo(size: tuple[int, int]) -> None:
     for data in (jpeg_with_size(*size), png_with_size(*size)):
         assert isinstance(photo_or_error(data, None), PhotoError)
 

@@ -1,4 +1,4 @@
-"""The ledger: what became of every file, told method by method, and then all of them in any order."""
+"""The ledger: the state of every file, method by method, then all methods in any order."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read(ledger: Ledger, *bibs: str, content: str = "photo", recogniser: Recogni
 
 
 def end(ledger: Ledger, state: State, error: str = "for a reason") -> None:
-    """Claim one file and record that it ended in trouble."""
+    """Claim one file and record that it could not be read."""
     (taken,) = ledger.claim(1, quarantined=True)
     ledger.finish(_OCR, [Finished(taken, state=state, error=error)])
 
@@ -127,7 +127,7 @@ def bibs(sql: Any) -> list[str]:
     return sorted(row["bib"] for row in sql("bib_results"))
 
 
-# What ingest asks and tells
+# For ingest
 
 
 def test_a_seen_file_is_in_the_ledger_at_once(ledger: Ledger, sql: Any) -> None:
@@ -169,7 +169,7 @@ def test_the_cheap_identity_comes_back_as_it_was(ledger: Ledger, inode: int) -> 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.jpg", "zürich ünï.jpg".encode(), b"a\nb.jpg", b"a'b\"%s;--.jpg"])
 def test_any_file_name_is_kept(ledger: Ledger, sql: Any, name: bytes) -> None:
-    """Whatever bytes a card has in its names; not UTF-8 included."""
+    """File names may be any bytes, even invalid UTF-8."""
     path = os.fsdecode(b"/drop/" + name)
     drop(ledger, path)
     assert set(ledger.recorded("finish", [path])) == {path}
@@ -204,7 +204,7 @@ def test_any_number_of_files_is_looked_up(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_absence_is_only_told_of_files_that_were_waited_for(ledger: Ledger, sql: Any, state: State) -> None:
+def test_only_awaited_files_are_marked_gone(ledger: Ledger, sql: Any, state: State) -> None:
     """R30: an empty mount point changes nothing for what has been read, or is about to be."""
     drop(ledger, "/drop/a.jpg", state=state)
     drop(ledger, "/drop/a.jpg", state=state, camera="start")
@@ -293,7 +293,7 @@ def test_how_a_folder_is(ledger: Ledger, report: Report) -> None:
     ]
 
 
-# What the pipeline asks and tells: claims
+# For the pipeline: claims
 
 
 def test_claims_come_oldest_first_and_are_counted_before_the_first_byte_is_read(ledger: Ledger, sql: Any) -> None:
@@ -396,7 +396,7 @@ def test_recovering_leaves_everything_else_alone(ledger: Ledger, sql: Any) -> No
     assert sql("file_status") == before
 
 
-# What the pipeline asks and tells: results
+# For the pipeline: results
 
 
 def test_a_read_photo_is_in_every_view(ledger: Ledger, sql: Any) -> None:
@@ -686,7 +686,7 @@ def test_a_restart_with_the_same_options_reads_nothing(ledger: Ledger, sql: Any)
     assert ledger.ready(1) == 0
 
 
-# What a person asks and tells
+# For people
 
 
 def test_counts_are_by_state_and_by_camera(ledger: Ledger, report: Report) -> None:
@@ -735,7 +735,7 @@ def test_a_retry_takes_what_was_asked_for(ledger: Ledger, sql: Any) -> None:
     assert ledger.retry(list(TROUBLE)) == 2
 
 
-# All of it, in any order
+# All methods, in any order
 
 
 class Race(RuleBasedStateMachine):

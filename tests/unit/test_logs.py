@@ -1,4 +1,4 @@
-"""Where log lines go when bibwatch is a library: never among what a program prints."""
+"""Where log lines go when bibwatch is used as a library: never to stdout."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def run(code: str, folder: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_warnings_go_to_stderr_if_nobody_has_said_where(tmp_path: Path) -> None:
+def test_warnings_go_to_stderr_by_default(tmp_path: Path) -> None:
     out, err = run(_WARN, tmp_path)
     assert out == ""
     assert "device.fallback" in err
     assert "cuda" in err
 
 
-def test_who_has_configured_structlog_keeps_it(tmp_path: Path) -> None:
+def test_an_existing_structlog_configuration_is_kept(tmp_path: Path) -> None:
     for code in (
         _OWN + _WARN,
         _WARN.replace("from bibwatch.runtimes.devices", _OWN + "from bibwatch.runtimes.devices"),

@@ -1,4 +1,4 @@
-"""A loop shows progress, insists on the database, and never dies unseen."""
+"""A loop reports progress, retries until the database works, and never fails silently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Once(Loop):
 
 
 def fails(times: int, error: Exception) -> Callable[[], str]:
-    """Return an action that fails so often, and then works."""
+    """Return an action that fails `times` times, then succeeds."""
     left = [error] * times
 
     def action() -> str:
@@ -39,13 +39,13 @@ def fails(times: int, error: Exception) -> Callable[[], str]:
     return action
 
 
-def test_insist_waits_for_the_database() -> None:
+def test_retrying_waits_for_the_database() -> None:
     loop = Once(fails(1, StoreError("locked")))
     assert loop.retry_until_stored(loop.action) == "done"
     assert loop.heartbeats == 1
 
 
-def test_insist_ends_with_a_stop() -> None:
+def test_retrying_ends_on_a_stop() -> None:
     """A database that never comes back does not keep the daemon from stopping."""
     loop = Once(fails(1000, StoreError("gone")))
     loop.stop.set()
@@ -53,13 +53,13 @@ def test_insist_ends_with_a_stop() -> None:
         loop.retry_until_stored(loop.action)
 
 
-def test_insist_repeats_nothing_else() -> None:
+def test_other_errors_are_not_retried() -> None:
     loop = Once(fails(1, ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         loop.retry_until_stored(loop.action)
 
 
-def test_a_fault_is_kept_and_the_end_is_tidy() -> None:
+def test_a_failure_is_recorded_and_cleanup_runs() -> None:
     loop = Once(fails(1, ValueError("a bug")))
     loop.start()
     assert loop.join(10)
@@ -68,7 +68,7 @@ def test_a_fault_is_kept_and_the_end_is_tidy() -> None:
 
 
 def test_the_watchdog_is_fed_only_when_every_loop_has_progressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One loop that hangs is enough to starve it."""
+    """One hung loop is enough to starve it."""
     monkeypatch.setenv("WATCHDOG_USEC", "1")
     loops: list[Loop] = [Once(str), Once(str)]
     feeder = Feeder(loops)
@@ -80,8 +80,8 @@ def test_the_watchdog_is_fed_only_when_every_loop_has_progressed(monkeypatch: py
     assert feeder.feed()
 
 
-def test_a_loop_that_asked_for_patience_starves_no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model may take minutes for a batch; nobody else may."""
+def test_a_loop_with_an_extended_deadline_does_not_starve_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may take minutes for a batch; other loops may not."""
     monkeypatch.setenv("WATCHDOG_USEC", "1")
     loops: list[Loop] = [Once(str), Once(str)]
     feeder = Feeder(loops)

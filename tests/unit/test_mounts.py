@@ -68,7 +68,7 @@ def test_a_link_into_a_mount_counts_as_the_mount(tmp_path: Path) -> None:
     assert mounts.type_of(tmp_path / "finish", table) == "cifs"
 
 
-def test_no_table_tells_nothing() -> None:
+def test_without_a_mount_table_the_type_is_unknown() -> None:
     assert mounts.type_of(Path("/srv"), "") == ""
 
 

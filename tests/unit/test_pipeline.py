@@ -235,7 +235,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_probes_only(bench: Bench) -> None:
-    """It is told once, and told once that it is over; no photo is claimed meanwhile."""
+    """The outage is logged once, and so is its end; no photo is claimed meanwhile."""
     probes = 0
 
     def answer(image: Image.Image) -> Prediction:
@@ -260,7 +260,7 @@ def test_a_model_that_is_away_costs_no_attempt_and_is_tried_with_probes_only(ben
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_reason_that_changes_is_told_again(bench: Bench) -> None:
+def test_a_reason_that_changes_is_logged_again(bench: Bench) -> None:
     reasons = iter([*[ModelUnreachableError("refused")] * 5, *[ModelBusyError("loading")] * 5])
 
     def answer(_: Image.Image) -> Prediction:
@@ -388,7 +388,7 @@ def test_a_fallback_is_not_loaded_where_nothing_waits(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_what_a_fallback_has_read_does_not_fail(bench: Bench) -> None:
-    """The preferred model, back again, cannot make anything of it."""
+    """The preferred model, available again, fails on it."""
     back = threading.Event()
     bench.runtime.answer = lambda image: (
         gone(image)

@@ -1,4 +1,4 @@
-"""The plugin of plugins: what may come in, what is wrong with what came, and that it costs nobody else anything."""
+"""Plugins: which are allowed, what is wrong with them, and that a broken one does not affect the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Go to an empty folder; allow a plugin there."""
+    """Change to an empty folder; return a function that allows a plugin there."""
     monkeypatch.chdir(tmp_path)
     return lambda name: monkeypatch.setenv("BIBWATCH_PLUGINS", json.dumps([name]))
 
@@ -49,22 +49,26 @@ _STAGE = """
     [
         ("runtimes", "1 / 0", "cannot be used: ZeroDivisionError: division by zero"),
         ("stages", "raise SystemExit('no licence')", "cannot be used: SystemExit: no licence"),
-        ("stages", "class Plugin: pass", "is no Stage"),
-        ("interpreters", "Plugin = 7", "is no Interpreter"),
+        ("stages", "class Plugin: pass", "is not a subclass of Stage"),
+        ("interpreters", "Plugin = 7", "is not a subclass of Interpreter"),
         (
             "runtimes",
             "from bibwatch.runtimes.base import Runtime as Plugin",
             "does not define close, load, predict_batch",
         ),
-        ("stages", _STAGE.replace("options_type = Options", ""), "has no options_type that is a StageOptions"),
+        (
+            "stages",
+            _STAGE.replace("options_type = Options", ""),
+            "has no options_type that is a subclass of StageOptions",
+        ),
         ("stages", _STAGE.replace("options_type = Options", "options_type = dict"), "has no options_type that is a"),
         ("stages", _STAGE.replace('"{kind}"', '"other"'), "has options of kind 'other'; entry point and kind must be"),
         ("stages", _STAGE.replace("FIELD", "x: int = Field(default_factory=lambda: 1 // 0)"), "ZeroDivisionError"),
-        ("presets", "Plugin = [1]", "is no table of presets"),
+        ("presets", "Plugin = [1]", "is not a table of presets"),
         ("presets", "from pathlib import Path\nPlugin = Path('no.toml')", "FileNotFoundError"),
         ("presets", "from pathlib import Path\nPlugin = Path(__file__)", "TOMLDecodeError"),
-        ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is no table: 3"),
-        ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is no table"),
+        ("presets", "Plugin = {'mine': 3}", "has a preset 'mine' that is not a table: 3"),
+        ("presets", "Plugin = {5: {'kind': 'vision_ocr'}}", "has a preset 5 that is not a table"),
         (
             "presets",
             "class T(dict):\n    def items(self): raise OSError('gone')\nPlugin = T()",
@@ -72,7 +76,7 @@ _STAGE = """
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_and_the_rest_goes_on(
+def test_a_problem_is_reported_in_one_line_and_the_rest_works(
     install: Install, allow: Callable[[str], None], group: str, source: str, message: str
 ) -> None:
     allow("bibwatch-broken")
@@ -102,25 +106,23 @@ def test_a_good_one_is_in_use(install: Install, allow: Callable[[str], None]) ->
         ("presets", "rapidocr", "Plugin = {'rapidocr': {'kind': 'vision_ocr'}}"),
     ],
 )
-def test_a_name_that_is_there_twice_is_an_error_that_names_both(
-    install: Install, group: str, name: str, source: str
-) -> None:
+def test_a_duplicate_name_is_an_error_that_names_both(install: Install, group: str, name: str, source: str) -> None:
     install("bibwatch-twice", name, source.replace("FIELD", "pass"), group=group)
     registry = Registry(["bibwatch-twice"])
     problems = registry.plugins.problems()
     assert {plugin.distribution for plugin in problems} == {"bibwatch", "bibwatch-twice"}
     for said in problems.values():
-        assert re.search(rf"{name} is there 2 times: from bibwatch \(.*and from bibwatch-twice \(", said)
-    with pytest.raises(ConfigurationError, match="is there 2 times"):
+        assert re.search(rf"{name} is defined 2 times: by bibwatch \(.*and by bibwatch-twice \(", said)
+    with pytest.raises(ConfigurationError, match="is defined 2 times"):
         registry.stage("table", "rapidocr")
     registry.stage("picture_description", "qwen-vllm")
 
 
-def test_two_plugins_may_not_bring_the_same_preset(install: Install) -> None:
+def test_two_plugins_may_not_provide_the_same_preset(install: Install) -> None:
     for plugin in ("bibwatch-one", "bibwatch-two"):
         install(plugin, "set", "Plugin = {'new': {'kind': 'vision_ocr'}}", group="presets")
     registry = Registry(["bibwatch-one", "bibwatch-two"])
-    with pytest.raises(ConfigurationError, match=r"preset new is there 2 times: .*bibwatch-one .*bibwatch-two"):
+    with pytest.raises(ConfigurationError, match=r"preset new is defined 2 times: .*bibwatch-one .*bibwatch-two"):
         registry.model_options("new")
     assert registry.model_options("rapidocr")
 
@@ -143,7 +145,7 @@ def test_a_preset_may_be_made_in_code(install: Install) -> None:
 
 
 def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], None]) -> None:
-    """The command that is there to find out may not fail of it; `run` does."""
+    """`plugins` must not fail because of it; `run` does."""
     allow("bibwatch-absent")
     done = CliRunner().invoke(cli.cli, ["plugins"])
     assert "bibwatch-absent: is not installed" in done.stdout
@@ -151,7 +153,7 @@ def test_one_that_is_allowed_and_not_installed_is_listed(allow: Callable[[str], 
         Plugins(["bibwatch-absent"]).check()
 
 
-def test_one_that_is_not_allowed_is_not_imported_whatever_is_asked(
+def test_one_that_is_not_allowed_is_never_imported(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Files to outcomes: in order, in batches, each with its own answer or its own error."""
+"""Reading files with a stage: in order, in batches, each with its own result or error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMITS = ImageLimits()
 
 
 class Measuring(PictureDescription):
-    """Says how wide each photo is, has no answer to those of 13 pixels, and keeps how many it was given at once."""
+    """Returns each photo's width, fails on those 13 pixels wide, and records its batch sizes."""
 
     def __init__(self, *made: Any) -> None:
         super().__init__(*made)
@@ -47,7 +47,7 @@ def measuring(batch_size: int = 2) -> Measuring:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write photos named by their width, and a file that is none."""
+    """Write photos named by their width, and a file that is not a photo."""
     folder = tmp_path_factory.mktemp("photos")
     for wide in (10, 11, 12, 13):
         (folder / f"{wide}.jpg").write_bytes(drawing.jpeg(Image.new("RGB", (wide, 8))))
@@ -77,7 +77,7 @@ def test_each_file_has_its_own_answer_in_order(folder: Path, names: list[str], b
             reasons = {
                 "13": "unlucky",
                 "te": "undecodable: not a photo",
-                "go": "gone: not there",
+                "go": "gone: cannot be opened",
                 "a\0": "embedded null",  # byte, or character in path: Python 3.13
             }
             assert reasons[name[:2]] in str(said(answer))
@@ -87,7 +87,7 @@ def test_each_file_has_its_own_answer_in_order(folder: Path, names: list[str], b
 
 
 def test_a_file_is_opened_when_its_batch_is_due(folder: Path) -> None:
-    """Five thousand photos are not in memory at once, and the first answers are there early."""
+    """Thousands of photos are not in memory at once, and the first results come early."""
     asked: list[str] = []
 
     def paths() -> Iterator[str]:
@@ -100,7 +100,7 @@ def test_a_file_is_opened_when_its_batch_is_due(folder: Path) -> None:
     assert asked == ["10.jpg", "11.jpg"]
 
 
-def test_photos_are_prepared_and_what_that_raises_is_their_own(folder: Path) -> None:
+def test_photos_are_prepared_and_an_error_affects_only_its_photo(folder: Path) -> None:
     def prepare(photo: Photo) -> Photo:
         if photo.width == 10:
             raise ValueError("too narrow")
@@ -120,7 +120,7 @@ def test_the_limits_hold(folder: Path, limits: dict[str, int], encode: Callable[
     assert isinstance(large, PhotoOversizedError)
 
 
-def test_batches_are_the_models(folder: Path) -> None:
+def test_batches_have_the_models_size(folder: Path) -> None:
     names = ["10.jpg", "gone.jpg", "text.jpg"]
     batches = list(recognition.batches(measuring(2), [str(folder / name) for name in names], LIMITS))
     assert [[Path(path).name for path, _ in batch] for batch in batches] == [names[:2], names[2:]]

@@ -1,4 +1,4 @@
-"""The registry: built-ins and plugins by the same plugin, names in words, and what makes one recogniser another."""
+"""The registry: built-ins and plugins, error messages for wrong names, and fingerprints."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def fingerprint(
     return registry.stage("bib_number", name).options.fingerprint()
 
 
-# What there is
+# Known names
 
 
-def test_built_ins_come_by_the_door_of_plugins() -> None:
+def test_built_ins_are_registered_like_plugins() -> None:
     stage = Registry().stage("bib_number", "rapidocr")
     assert (type(stage), type(stage.runtime), type(stage.interpreter)) == (BibNumber, VisionOcr, BibLines)
     assert stage.options.model_options.identity() == VisionOcrOptions().identity()
@@ -62,7 +62,7 @@ def test_naming_a_stage_loads_no_model() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# What there is not
+# Unknown names
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_naming_a_stage_loads_no_model() -> None:
         ("bib_number", "bad_key", "unknown key 'presets.bad_key.min_scor'; did you mean 'min_score'?"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest_known_one(stage: str, preset: str, message: str) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_known_one(stage: str, preset: str, message: str) -> None:
     presets = {
         "bad_kind": {"kind": "vision_orc"},
         "no_kind": {"batch_size": 1},
@@ -107,7 +107,7 @@ def test_a_plugin_that_is_allowed_is_found_and_used(install: Callable[..., Path]
     assert mark.exists()
 
 
-def test_a_plugin_is_imported_only_when_it_is_asked_for(install: Callable[..., Path]) -> None:
+def test_a_plugin_is_imported_only_when_it_is_used(install: Callable[..., Path]) -> None:
     mark = install("bibwatch-oracle", "vision_oracle")
     registry = Registry(["bibwatch-oracle"])
     registry.stage("bib_number", "rapidocr")
@@ -117,7 +117,7 @@ def test_a_plugin_is_imported_only_when_it_is_asked_for(install: Callable[..., P
 
 @pytest.mark.parametrize("plugins", [(), ("bibwatch-oracles",), ("plugin_bibwatch_oracle",), ("*",)])
 def test_a_plugin_that_is_not_allowed_is_not_imported(install: Callable[..., Path], plugins: tuple[str, ...]) -> None:
-    """Nor does its being there show: its kind is unknown."""
+    """Its kind is unknown."""
     mark = install("bibwatch-oracle", "vision_oracle")
     registry = Registry(plugins, presets={"wise": {"kind": "vision_oracle"}})
     with pytest.raises(ConfigurationError, match="unknown kind of runtime 'vision_oracle'; "):
@@ -125,7 +125,7 @@ def test_a_plugin_that_is_not_allowed_is_not_imported(install: Callable[..., Pat
     assert not mark.exists()
 
 
-def test_a_plugin_that_is_not_allowed_may_be_as_broken_as_it_likes(install: Callable[..., Path]) -> None:
+def test_a_broken_plugin_that_is_not_allowed_does_no_harm(install: Callable[..., Path]) -> None:
     install("bibwatch-broken", "bib_number", "raise SystemExit('never imported')", group="stages")
     registry = Registry()
     assert type(registry.stage("bib_number", "rapidocr")) is BibNumber
@@ -150,8 +150,10 @@ def test_a_plugin_that_is_not_allowed_may_be_as_broken_as_it_likes(install: Call
         ),
     ],
 )
-def test_a_broken_plugin_is_told_by_name(install: Callable[..., Path], source: str, target: str, message: str) -> None:
-    """And what does not need it goes on."""
+def test_a_broken_plugin_is_reported_by_name(
+    install: Callable[..., Path], source: str, target: str, message: str
+) -> None:
+    """And everything else works."""
     install("bibwatch-broken", "vision_broken", source, target=target)
     registry = Registry(["bibwatch-broken"], presets={"broken": {"kind": "vision_broken"}})
     registry.stage("bib_number", "rapidocr")
@@ -161,7 +163,7 @@ def test_a_broken_plugin_is_told_by_name(install: Callable[..., Path], source: s
     assert message in str(caught.value)
 
 
-def test_a_plugin_whose_module_is_missing_is_told(install: Callable[..., Path]) -> None:
+def test_a_plugin_with_a_missing_module_is_reported(install: Callable[..., Path]) -> None:
     install("bibwatch-gone", "vision_gone").with_suffix(".py").unlink()
     registry = Registry(["bibwatch-gone"], presets={"gone": {"kind": "vision_gone"}})
     with pytest.raises(ConfigurationError, match=r"vision_gone.*plugin_bibwatch_gone"):
@@ -177,7 +179,7 @@ def test_a_distribution_may_be_named_as_pip_knows_it(install: Callable[..., Path
 def test_an_allowed_plugin_does_not_replace_a_built_in_unseen(
     install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused or passed over, wherever on sys.path it lies."""
+    """It is refused or ignored, wherever it is on sys.path."""
     install("bibwatch-oracle", "vision_ocr")
     monkeypatch.setattr(sys, "path", [*(place for place in sys.path if place != str(tmp_path)), str(tmp_path)])
     runtime: object = None
@@ -186,14 +188,14 @@ def test_an_allowed_plugin_does_not_replace_a_built_in_unseen(
     assert runtime is None or type(runtime) is VisionOcr
 
 
-# The options hash
+# Fingerprints
 
 
 @pytest.mark.parametrize(
     "change", [{"batch_size": 3}, {"threads": 1, "engine": "onnxruntime"}, {"batch_size": 1, "threads": 2}]
 )
 def test_facts_of_the_hardware_do_not_change_the_hash(change: dict[str, Any]) -> None:
-    """Results stay good on another machine."""
+    """Results stay valid on another machine."""
     assert fingerprint(change) == fingerprint()
 
 
@@ -222,7 +224,7 @@ def test_what_can_change_an_answer_changes_the_hash(preset: dict[str, Any], stag
 
 
 def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> None:
-    """An option that is added has to be decided on. Those at their default are left out: a new one re-reads nothing."""
+    """A new option must be classified here. Options at their default are left out: a new one re-reads nothing."""
     assert set(VisionOcrOptions().identity()) == {"kind", "code_revision"}
     seen = {"boxes": "rel1", "markup": "doctags", "longest_side": 640, "enlarge": 1.5, "min_score": 0.1}
     hardware = {"name": "mine", "batch_size": 3, "threads": 1, "engine": "onnxruntime"}
@@ -235,7 +237,7 @@ def test_every_option_of_the_ocr_is_a_fact_of_the_hardware_or_in_the_hash() -> N
 
 
 def test_a_new_option_at_its_default_changes_no_hash() -> None:
-    """An upgrade reads no archive again; where the option is used, photos are read again."""
+    """An upgrade re-reads nothing; where the option is used, photos are read again."""
 
     class WithNewOption(BibNumberOptions):
         sharpen: float = 0.0
@@ -270,16 +272,16 @@ def test_a_revision_of_the_code_changes_the_hash() -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"accept_confidence": 0.5}, "stages.bib_number.accept_confidence is set as race.accept_at now"),
-        ({"edge": 0.1}, "stages.bib_number.edge is set as judging.edge now"),
+        ({"accept_confidence": 0.5}, "stages.bib_number.accept_confidence is now race.accept_at"),
+        ({"edge": 0.1}, "stages.bib_number.edge is now judging.edge"),
         (
             {"model_interpreter_options": {"pattern": "9.."}},
-            "stages.bib_number.model_interpreter_options.pattern is set as race.bibs now",
+            "stages.bib_number.model_interpreter_options.pattern is now race.bibs",
         ),
     ],
 )
-def test_what_is_judged_by_is_no_option_of_reading(stage: dict[str, Any], message: str) -> None:
-    """So it can change no hash: the same photos are judged again, and none is read again."""
+def test_judging_settings_are_not_stage_options(stage: dict[str, Any], message: str) -> None:
+    """So they do not change the fingerprint: photos are re-judged, not read again."""
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         fingerprint(stage=stage)
 

@@ -1,4 +1,4 @@
-"""Judging again from the database: what changes, what does not, and what becomes of earlier results."""
+"""Re-judging from the database: what changes, what does not, and results of earlier versions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def judge_again(database: Database, judge: Judge, *, only_outdated: bool = False
 
 
 def test_all_that_was_seen_is_kept(database: Database) -> None:
-    """Nothing is left out for its form or its confidence, and what a judge needs comes back as it was."""
+    """Nothing is dropped for its form or confidence, and everything a judge needs is restored."""
     read(database, _SEEN)
     (case,) = Judgements(database).page(0)
     assert tuple(case.candidates) == _SEEN
@@ -107,7 +107,7 @@ def test_readings_that_do_not_change_keep_their_rows(database: Database) -> None
 
 
 def test_only_what_another_judge_judged_is_judged_again(database: Database) -> None:
-    """So that a start with the same settings costs nothing, and one that was killed goes on where it was."""
+    """So that a start with unchanged settings costs nothing, and a killed re-judging resumes."""
     other = Judge(Race(accept_at=0.5))
     read(database, _SEEN, "a")
     read(database, _SEEN, "b", other)
@@ -172,7 +172,7 @@ def test_from_the_database_the_judgement_is_the_same(
 
 @pytest.fixture
 def upgraded(tmp_path: Path) -> Iterator[Database]:
-    """A database of an earlier version, with two sure readings, one of them sent to review, and one unsure one."""
+    """A database of an earlier version: two confident readings, one of them in review, and an uncertain one."""
     database = Database(f"sqlite:///{tmp_path / 'old.db'}")
     with database.write() as connection:
         config = module._alembic()

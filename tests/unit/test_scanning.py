@@ -189,7 +189,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=oct,
 )
-def test_a_subfolder_that_cannot_be_listed_is_told_and_the_rest_goes_on(tree: Path, mode: int) -> None:
+def test_a_subfolder_that_cannot_be_listed_is_reported_and_the_rest_continues(tree: Path, mode: int) -> None:
     (tree / "closed").chmod(mode)
     trouble: list[str] = []
     with bound_by_permissions():
@@ -256,7 +256,7 @@ def test_look_passes_over_what_a_walk_passes_over(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", ["drop", "drop2/x.jpg", "x.jpg"])
 def test_look_passes_over_what_is_not_in_the_folder(tmp_path: Path, name: str) -> None:
-    """Events tell of the folder itself where a file has taken its place."""
+    """Events name the folder itself if a file has replaced it."""
     put(tmp_path, name)
     assert scanning.find(str(tmp_path / "drop"), str(tmp_path / name)) is None
 

@@ -1,4 +1,4 @@
-"""The configuration: where a setting comes from, and what is said about one that cannot be."""
+"""The configuration: where a setting comes from, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_an_unknown_key_in_json(env: Callable[..., None], variable: str, value: 
     assert complaint() == [f"configuration: {message}"]
 
 
-def test_every_mistake_is_told_at_once(toml: Callable[[str], None]) -> None:
+def test_every_mistake_is_reported_at_once(toml: Callable[[str], None]) -> None:
     toml('preset = 5\nplugin = []\n[cameras.a]\npth = "x"\n[ingest]\nscan_seconds = 0\n')
     said = " | ".join(complaint())
     for part in (
@@ -365,7 +365,7 @@ def test_an_empty_path_is_no_folder(env: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("path", ["loop", "x" * 300, "a\0b", "~nobody-of-this-name/drop"])
-def test_a_path_the_system_refuses_is_told_in_words(folder: Path, path: str) -> None:
+def test_a_path_the_system_refuses_is_a_clear_error(folder: Path, path: str) -> None:
     (folder / "loop").symlink_to("loop")
     assert "cameras.a.path" in complaint(cameras={"a": {"path": path}})[0]
 
@@ -402,7 +402,7 @@ def test_a_watched_folder_that_is_a_link_to_the_databases(folder: Path) -> None:
         check_outside(folder / "real" / "bibwatch.db", cameras)
 
 
-# Presets and stages of one's own
+# Configured presets and stages
 
 
 def test_a_preset_with_a_base(toml: Callable[[str], None]) -> None:
@@ -516,7 +516,7 @@ def test_a_stage_that_cannot_be(toml: Callable[[str], None], content: str, messa
 # The race
 
 
-def test_a_race_is_what_the_judge_goes_by(toml: Callable[[str], None]) -> None:
+def test_the_judge_uses_the_race_settings(toml: Callable[[str], None]) -> None:
     toml(
         "[race]\nbibs = '[1-9]\\d\\d'\naccept_at = 0.8\n[judging]\nmin_confidence = 0.5\ndoubtful = '13.'\nedge = 0.1\n"
     )
@@ -643,7 +643,7 @@ def test_a_key_of_an_earlier_version_names_the_new_one(env: Callable[..., None],
     if kind and "interpreter" in key:
         env(STAGES__BIB_NUMBER__MODEL_INTERPRETER_OPTIONS__KIND=kind)
     found = settings.load()
-    line = f"{key} is set as {new} now (in the environment: {variable})"
+    line = f"{key} is now {new} (environment: {variable})"
     for ask in (found.registry().check, lambda: found.registry().stage(found.stage, found.preset)):
         with pytest.raises(ConfigurationError) as caught:
             ask()
@@ -652,7 +652,7 @@ def test_a_key_of_an_earlier_version_names_the_new_one(env: Callable[..., None],
 
 
 def test_the_configuration_can_be_printed_and_read_again(toml: Callable[[str], None], folder: Path) -> None:
-    """`bibwatch config` shows JSON; the same settings come of it."""
+    """`bibwatch config` prints JSON, which loads as the same settings."""
     toml('preset = "mine"\n[presets.mine]\nbase = "rapidocr"\n[cameras.a]\npath = "drop"\n[ingest]\nscan_seconds = 9\n')
     found = settings.load()
     shown = json.loads(json.dumps(found.model_dump(mode="json")))

@@ -104,7 +104,7 @@ def test_a_change_time_in_the_future_only_costs_the_settle_time(clocks: Clocks) 
     [stat(2), stat(inode=2), stat(ctime=START + 4), stat(mtime=START - 1)],
     ids=["size", "inode", "ctime", "mtime"],
 )
-def test_a_change_starts_the_wait_anew(clocks: Clocks, changed: Stat) -> None:
+def test_a_change_starts_the_wait_again(clocks: Clocks, changed: Stat) -> None:
     settling = clocks.settling(trust_ctime=False)
     assert not settling.is_settled("x", stat(), closed=False)
     clocks.pass_(4)
@@ -125,7 +125,7 @@ def test_a_slow_writer_never_settles_until_it_stops(clocks: Clocks) -> None:
     assert settling.is_settled("x", stat(50, ctime=clocks.wall - 5), closed=False)
 
 
-def test_files_settle_each_for_itself(clocks: Clocks) -> None:
+def test_files_settle_independently(clocks: Clocks) -> None:
     settling = clocks.settling()
     settling.is_settled("x", stat(), closed=False)
     clocks.pass_(4)
@@ -149,7 +149,7 @@ def test_what_has_settled_or_gone_is_not_kept(clocks: Clocks) -> None:
     assert len(settling) == 1
 
 
-def test_a_forgotten_file_starts_anew(clocks: Clocks) -> None:
+def test_a_forgotten_file_starts_over(clocks: Clocks) -> None:
     settling = clocks.settling(trust_ctime=False)
     settling.is_settled("x", stat(), closed=False)
     clocks.pass_(4)

@@ -1,4 +1,4 @@
-"""`--stage`, `--preset` and `--stage-NAME-OPTION`: made from the registry, checked, and put into the configuration."""
+"""`--stage`, `--preset` and `--stage-NAME-OPTION`: built from the registry, validated, and put into the settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READING = ("read", "run", "config", "compare", "eval")
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Call bibwatch in an empty folder; what it raises is raised."""
+    """Return a function that calls bibwatch in an empty folder and raises what it raises."""
     monkeypatch.chdir(tmp_path)
 
     def invoke(*words: str) -> Result:
@@ -107,7 +107,7 @@ def test_a_value_goes_into_the_configuration(invoke: Invoke) -> None:
     assert stages(result)["bib_number"] == {"ask_below": "0.5", "crops": "tiles"}
 
 
-def test_it_comes_before_config_toml_and_leaves_the_rest(invoke: Invoke) -> None:
+def test_it_overrides_config_toml_and_leaves_the_rest(invoke: Invoke) -> None:
     Path("config.toml").write_text("[stages.bib_number]\nask_below = 0.1\ncrops = 'none'\n")
     result = invoke("config", "--stage-bib-number-ask-below=0.2")
     assert stages(result)["bib_number"] == {"ask_below": "0.2", "crops": "none"}
@@ -138,10 +138,13 @@ def test_help_shows_what_is_configured_as_the_default(invoke: Invoke) -> None:
         (("--stage-bib-number-model", "rapidorc"), "unknown preset 'rapidorc'; did you mean 'rapidocr'?"),
         (("--stage-bib-number-interpreter", "bib_line"), "unknown kind of interpreter 'bib_line'"),
         (("--stage", "table", "--stage-table-labels", "clock"), "'clock': Input should be a valid tuple"),
-        (("--stage-table-image-scale", "2"), "options of stage table, but the stage is bib_number: --stage table"),
+        (
+            ("--stage-table-image-scale", "2"),
+            "options of stage table are given, but the stage is bib_number; add --stage table",
+        ),
     ],
 )
-def test_a_mistake_is_one_of_usage(invoke: Invoke, words: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_usage_errors(invoke: Invoke, words: tuple[str, ...], message: str) -> None:
     result = invoke("config", *words)
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
@@ -153,7 +156,7 @@ def test_lists_and_tables_are_json(invoke: Invoke) -> None:
     assert stages(result)["table"]["regions"] == [{"label": "clock", "box": [0, 0, 0.5, 0.5]}]
 
 
-def test_the_preset_of_the_command_line_comes_before_a_stages_own(invoke: Invoke) -> None:
+def test_the_command_lines_preset_overrides_the_stages_own(invoke: Invoke) -> None:
     Path("config.toml").write_text('stage = "sheet"\n[stages.sheet]\nkind = "table"\nmodel_options = "qwen-vllm"\n')
     assert stages(invoke("config"))["sheet"]["model_options"] == "qwen-vllm"
     assert stages(invoke("config", "--preset", "rapidocr"))["sheet"]["model_options"] == "rapidocr"
@@ -166,7 +169,7 @@ def test_an_interpreter_is_chosen_by_its_kind(invoke: Invoke) -> None:
 
 
 def test_an_option_of_the_interpreter_is_one_of_the_stage(invoke: Invoke) -> None:
-    """And naming the interpreter leaves what config.toml says of it."""
+    """And naming the interpreter keeps its options in config.toml."""
     Path("config.toml").write_text("[stages.table.model_interpreter_options]\nsure = 0.777\n")
     words = ("--stage", "table", "--stage-table-interpreter", "table_lines", "--stage-table-min-score", "0.6")
     found = stages(invoke("config", *words))["table"]["model_interpreter_options"]
@@ -184,15 +187,15 @@ def test_only_interpreters_that_fit_a_stage_are_choices(invoke: Invoke) -> None:
 def test_a_preset_and_another_model_for_the_stage_are_refused(invoke: Invoke) -> None:
     result = invoke("config", "--preset", "qwen-vllm", "--stage-bib-number-model", "rapidocr")
     assert result.exit_code == 2
-    assert "--preset and the model of stage bib_number are the same option" in result.output
+    assert "--preset and --stage-bib-number-model set the same option" in result.output
 
 
-def test_a_pair_that_cannot_work_is_refused_before_anything_is_read(invoke: Invoke) -> None:
+def test_a_preset_that_does_not_fit_the_stage_is_refused_before_reading(invoke: Invoke) -> None:
     with pytest.raises(ConfigurationError, match="preset rapidocr answers with lines of text, this stage needs a"):
         invoke("read", "--stage", "picture_description", "no-such-file.jpg")
 
 
-def test_a_preset_and_a_stage_of_ones_own_are_choices(invoke: Invoke) -> None:
+def test_configured_presets_and_stages_are_choices(invoke: Invoke) -> None:
     Path("config.toml").write_text(
         '[presets.quick]\nbase = "rapidocr"\nlongest_side = 640\n[stages.sheet]\nkind = "table"\n'
     )
@@ -200,7 +203,7 @@ def test_a_preset_and_a_stage_of_ones_own_are_choices(invoke: Invoke) -> None:
     assert stages(invoke("config", "--stage", "sheet", "--preset", "quick"))["sheet"]["model_options"] == "quick"
 
 
-def test_help_is_there_when_the_configuration_is_broken(invoke: Invoke) -> None:
+def test_help_works_with_a_broken_configuration(invoke: Invoke) -> None:
     Path("config.toml").write_text("what = 'is this'\n")
     assert invoke("read", "--help").exit_code == 0
     with pytest.raises(ConfigurationError, match="unknown key 'what'"):

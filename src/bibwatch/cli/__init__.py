@@ -1,6 +1,6 @@
-"""The `bibwatch` command: one file a command, each of which parses, calls and prints.
+"""The `bibwatch` command: one file per command, which parses, calls and prints.
 
-Knows how errors end a command: one line on stderr, and the exit code the error carries.
+Knows how an error ends a command: a line on stderr per mistake, and the error's exit code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COMMANDS = (
 
 
 class _Commands(click.Group):
-    """Imports a command's module when the command is used: `bibwatch --help` stays quick."""
+    """Imports a command's module only when it is needed, to keep startup fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -54,7 +54,7 @@ def cli() -> None:
     """Watch camera folders at a finish line and record bib numbers in SQL.
 
     \b
-    Exit codes: 0 done, 1 failed, 2 usage, 75 another instance runs, 78 configuration.
+    Exit codes: 0 success, 1 failure, 2 usage error, 75 another instance is running, 78 bad configuration.
     """
 
 

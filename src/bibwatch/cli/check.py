@@ -1,4 +1,4 @@
-"""`bibwatch check`: whether the configured models can be asked and the start list loads, and what is wrong if not."""
+"""`bibwatch check`: whether the configured models work and the start list loads, and why not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @as_json
 @for_reading
 def command(*, settings: Settings, as_json: bool) -> None:
-    """Ask the model about one small picture and say what is wrong if it does not answer; then its fallbacks.
+    """Send one small image to the model, then to its fallbacks, and say what is wrong if one does not answer.
 
-    With --preset only that one is asked. A configured start list is loaded first. Exits with 1 if anything is wrong.
+    With --preset, check only that one. A configured start list is loaded first. Exits with 1 if any check fails.
     """
     from bibwatch.diagnosis import check, check_start_list
 
@@ -39,7 +39,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
             continue
         if title != (title := f"{finding.preset} at {finding.place}"):
             click.echo(title)
-        mark = click.style("wrong", fg="red") if finding.wrong else click.style("ok   ", fg="green")
+        mark = click.style("FAIL", fg="red") if finding.wrong else click.style("ok  ", fg="green")
         click.echo(f"  {mark} {finding.step}: {finding.says} ({finding.seconds * 1000:.0f} ms)")
     if wrong:
         click.get_current_context().exit(1)

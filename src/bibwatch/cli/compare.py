@@ -1,4 +1,4 @@
-"""`bibwatch compare`: presets side by side on the same photos."""
+"""`bibwatch compare`: presets compared on the same photos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from bibwatch.cli import stage_options
-from bibwatch.cli.options import as_json, for_reading, shown
+from bibwatch.cli.options import as_json, for_reading, printable
 from bibwatch.cli.stage_options import StageCommand
 from bibwatch.errors import ConfigurationError
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 Labels = Mapping[str, frozenset[str]]
-_WIDTH = 80  # characters; the tables are no use in fewer
-_ROUND = 4
-_HEADS = {
+_MIN_WIDTH = 80  # characters; narrower tables are unreadable
+_DIGITS = 4  # after the decimal point, in JSON
+_LABELS = {
     "model": "model",
     "device": "device",
     "batch_size": "batch",
     "load_seconds": "load, s",
-    "seconds_an_image": "one by one, s an image",
-    "images_a_second": "batched, images a s",
+    "seconds_an_image": "one by one, s/image",
+    "images_a_second": "batched, images/s",
     "memory_mb": "memory, MB",
     "cuda_memory_mb": "CUDA memory, MB",
     "failed": "failed",
-    "exact_photos": "photos all right",
+    "exact_photos": "exact photos",
     "precision": "precision",
     "recall": "recall",
     "f": "F",
@@ -54,23 +54,22 @@ class _CompareCommand(StageCommand):
     "labels_file",
     type=click.Path(path_type=Path),
     metavar="CSV",
-    help="Which bibs are in which photo: columns file and bibs, bibs separated by spaces.",
+    help="The true bibs of each photo: a CSV with columns file and bibs, bibs separated by spaces.",
 )
 @as_json
 @for_reading
 def command(
     *, settings: Settings, presets: tuple[str, ...], files: tuple[str, ...], labels_file: Path | None, as_json: bool
 ) -> None:
-    """Read the same photos with several presets: time, memory, and readings side by side; nothing is recorded.
+    """Read the same photos with several presets and compare time, memory and readings; nothing is recorded.
 
-    Each preset runs in a process of its own, reads the photos in batches as the daemon does, then one by one. One
-    that cannot run is told with its reason, and the others go on. Exits with 1 if there is such a preset, or a photo
-    that could not be read.
+    Each preset runs in its own process and reads the photos in batches, as the daemon does, and one by one. A preset
+    that cannot run is reported with the reason. Exits with 1 if a preset cannot run or a photo could not be read.
     """
     from bibwatch import comparison
 
     if "model_options" in stage_options.given(click.get_current_context()).get(settings.stage, {}):
-        raise click.UsageError(f"--preset and the model of stage {settings.stage} are the same option; give presets")
+        raise click.UsageError(f"--preset and {stage_options.model_flag(settings.stage)} set the same option; drop it")
     paths = tuple(dict.fromkeys(files))
     labels = comparison.read_labels(labels_file, paths) if labels_file else {}
     if labels_file and not labels:
@@ -84,7 +83,7 @@ def command(
     else:
         _print(trials, [path for path in paths if path not in unreadable], labels)
     for path, error in unreadable.items():
-        click.echo(f"{shown(path)}: {error}", err=True)
+        click.echo(f"{printable(path)}: {error}", err=True)
     if unreadable or len(ran) < len(trials) or any(trial.failed for trial in ran):
         click.get_current_context().exit(1)
 
@@ -102,7 +101,7 @@ def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(preset, total=len(paths))
-        return comparison.try_out(
+        return comparison.run_trial(
             options,
             paths,
             plugins=settings.plugins,
@@ -113,7 +112,7 @@ def _trial(settings: Settings, preset: str, paths: tuple[str, ...]) -> Trial:
 
 
 def _records(trials: list[Trial], paths: tuple[str, ...], labels: Labels) -> Iterator[dict[str, Any]]:
-    """Write a comparison as objects: one a preset, one a file, one a pair of presets."""
+    """Yield the comparison as objects: one per preset, one per file, one per pair of presets."""
     for trial in trials:
         yield _facts(trial, labels)
     ran = [trial for trial in trials if trial.error is None]
@@ -144,7 +143,7 @@ def _facts(trial: Trial, labels: Labels) -> dict[str, Any]:
         "failed": trial.failed,
         "load_seconds": _rounded(trial.load_seconds),
         "seconds_an_image": _rounded(_ratio(trial.alone_seconds, trial.photos)),
-        "images_a_second": _rounded(_ratio(trial.photos, trial.together_seconds)),
+        "images_a_second": _rounded(_ratio(trial.photos, trial.batched_seconds)),
         "memory_mb": round(trial.memory_mb),
         "cuda_memory_mb": None if trial.cuda_memory_mb is None else round(trial.cuda_memory_mb),
     }
@@ -168,14 +167,14 @@ def _print(trials: list[Trial], readable: list[str], labels: Labels) -> None:
     from rich.console import Console
 
     console = Console()
-    console.width = max(console.width, _WIDTH)
+    console.width = max(console.width, _MIN_WIDTH)
     ran = [trial for trial in trials if trial.error is None]
     if ran:
         _print_facts(console, ran, labels)
     if ran and readable:
         _print_readings(console, ran, readable, labels)
     for one, other, same, photos in _agreements(ran):
-        console.print(f"{one} and {other} read the same in {same} of {photos} photos ({same / photos:.0%})")
+        console.print(f"{one} and {other} agree on {same} of {photos} photos ({same / photos:.0%})")
     for trial in trials:
         if trial.error is not None:
             console.print(f"{trial.preset} cannot run: {trial.error}", soft_wrap=True, markup=False, highlight=False)
@@ -186,9 +185,9 @@ def _print_facts(console: Console, ran: list[Trial], labels: Labels) -> None:
 
     facts = [_facts(trial, labels) for trial in ran]
     table = _side_by_side("", ran)
-    for key, head in _HEADS.items():
+    for key, label in _LABELS.items():
         if any(fact.get(key) is not None for fact in facts):
-            table.add_row(head, *(escape(_shown(fact[key])) for fact in facts))
+            table.add_row(label, *(escape(_text(fact[key])) for fact in facts))
     console.print(table)
 
 
@@ -201,7 +200,7 @@ def _print_readings(console: Console, ran: list[Trial], readable: list[str], lab
         label = [] if not labels else ["" if known is None else " ".join(sorted(known)) or "no bib"]
         answers = [trial.answers[path] for trial in ran]
         cells = [answer.text if answer.error is None else f"error: {answer.error}" for answer in answers]
-        table.add_row(escape(shown(path)), *(escape(cell) for cell in (*label, *cells)))
+        table.add_row(escape(printable(path)), *(escape(cell) for cell in (*label, *cells)))
     console.print(table)
 
 
@@ -221,8 +220,8 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, _ROUND)
+    return None if value is None else round(value, _DIGITS)
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

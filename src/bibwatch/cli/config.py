@@ -1,4 +1,4 @@
-"""`bibwatch config`: the configuration in force."""
+"""`bibwatch config`: the effective configuration."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.command("config", cls=StageCommand, short_help="Check and print the configuration.")
 @for_watching
 def command(*, settings: Settings) -> None:
-    """Check the configuration and print all of it as JSON, passwords left out."""
+    """Check the configuration and print all of it as JSON, without passwords."""
     from bibwatch.store.database import redacted
 
     registry = settings.registry()
     for options in registry.line_up(settings.stage, settings.preset, settings.fallback_presets):
         registry.build(options)
-    shown = settings.model_dump(mode="json") | {"database_url": redacted(settings.database_url)}
-    click.echo(json.dumps(shown, indent=2))
+    effective = settings.model_dump(mode="json") | {"database_url": redacted(settings.database_url)}
+    click.echo(json.dumps(effective, indent=2))

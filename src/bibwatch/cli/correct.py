@@ -1,4 +1,4 @@
-"""`bibwatch correct`: what a person says of the bibs of one image."""
+"""`bibwatch correct`: a person's decision about a bib of one image."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 @click.command("correct", short_help="Accept, reject, correct or add a bib of an image.")
 @click.argument("image", metavar="IMAGE|PATH")
-@click.option("--bib", metavar="BIB", help="The bib that is decided about, as `bib_results` shows it.")
-@click.option("--to", "corrected_to", metavar="BIB", help="It is this one.")
-@click.option("--accept", is_flag=True, help="It is right.")
-@click.option("--reject", is_flag=True, help="It is no bib, or nobody's in this photo.")
-@click.option("--add", metavar="BIB", help="Add a bib that was not read.")
+@click.option("--bib", metavar="BIB", help="The bib to decide about, as `bib_results` shows it.")
+@click.option("--to", "corrected_to", metavar="BIB", help="Correct it to this bib.")
+@click.option("--accept", is_flag=True, help="Confirm that it is right.")
+@click.option("--reject", is_flag=True, help="Mark it as wrong: not a bib, or not in this photo.")
+@click.option("--add", metavar="BIB", help="Add a bib that was missed.")
 @click.option("--box", metavar="X1,Y1,X2,Y2", help="Where the added bib is, in pixels of the upright photo.")
-@click.option("--by", metavar="NAME", help="Who decides. [default: the user's name]")
-@click.option("--note", metavar="TEXT", help="Why.")
+@click.option("--by", metavar="NAME", help="Who made the decision. [default: your user name]")
+@click.option("--note", metavar="TEXT", help="The reason, for the record.")
 @as_json
 @for_database
 def command(*, settings: Settings, image: str, as_json: bool, **given: str | None) -> None:
-    """Record what a person decides about a bib of an image, which is given by its image_id or by the path of a photo.
+    """Record your decision about a bib of an image; give the image by its image_id or by a photo's path.
 
-    Decisions show in `bib_results` at once, outlast every reading and judging, and are never overwritten: a later
-    decision about the same bib takes the place of an earlier one.
+    A decision shows in `bib_results` at once and survives re-reading and re-judging. A later decision about the
+    same bib supersedes it; both are kept.
     """
     from bibwatch.store.decisions import Decisions
 
     decision = _decision(**given)  # type: ignore[arg-type]
     decisions = Decisions(open_database(settings))
-    image_id = decisions.image(image if image.isdecimal() else os.path.abspath(image))  # noqa: PTH100  # links stay as written
-    shown = decisions.decide(image_id, decision)
+    image_id = decisions.image(image if image.isdecimal() else os.path.abspath(image))  # noqa: PTH100  # keeps links
+    bibs = decisions.decide(image_id, decision)
     if as_json:
-        click.echo(json.dumps({"image_id": image_id, "bibs": [each._asdict() for each in shown]}))
+        click.echo(json.dumps({"image_id": image_id, "bibs": [each._asdict() for each in bibs]}))
     else:
-        click.echo(f"image {image_id}: " + (", ".join(f"{each.bib} {each.verdict}" for each in shown) or "no bib"))
+        click.echo(f"image {image_id}: " + (", ".join(f"{each.bib} {each.verdict}" for each in bibs) or "no bib"))
 
 
 def _decision(
@@ -66,11 +66,11 @@ def _decision(
     if add is not None and bib is None and not actions:
         actions = [Action.ADD]
     elif bib is None or add is not None or len(actions) != 1:
-        raise click.UsageError("give --bib with one of --to, --accept and --reject, or --add alone")
+        raise click.UsageError("give --bib with one of --to, --accept or --reject; or give --add")
     if box is not None and add is None:
-        raise click.UsageError("--box goes with --add")
+        raise click.UsageError("--box needs --add")
     if any(number is not None and not normalized(number) for number in (bib, add, corrected_to)):
-        raise click.UsageError("a bib is empty")
+        raise click.UsageError("a bib must not be empty")
     return Decision(
         bib=normalized(str(bib if add is None else add)),
         action=actions[0],
@@ -84,7 +84,7 @@ def _decision(
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
+    except (OSError, KeyError):  # the uid has no passwd entry, as in some containers
         return f"uid {os.getuid()}"
 
 
@@ -94,7 +94,7 @@ def _box(written: str) -> Box:
     try:
         x1, y1, x2, y2 = map(float, written.split(","))
     except ValueError:
-        raise click.UsageError(f"--box {written}: not four numbers such as 100,200,300,260") from None
+        raise click.UsageError(f"--box {written}: give four numbers, such as 100,200,300,260") from None
     if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
-        raise click.UsageError(f"--box {written}: left, top, right, bottom, in this order")
+        raise click.UsageError(f"--box {written}: the order is left,top,right,bottom")
     return Box(x1, y1, x2, y2)

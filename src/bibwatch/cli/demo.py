@@ -1,4 +1,4 @@
-"""`bibwatch demo`: the daemon at work on photos that bibwatch draws itself."""
+"""`bibwatch demo`: the daemon reading photos that bibwatch draws."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SELECT bib, count(*) AS photos, min(captured_at) AS first_seen, max(confidence) 
 FROM bib_results WHERE verdict = 'accepted' GROUP BY bib ORDER BY first_seen, bib"""
 
 
-@click.command("demo", short_help="Run the daemon on photos it draws.")
+@click.command("demo", short_help="Run the daemon on generated photos.")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), help="Where to work; it must not exist. [default: a new one]"
+    "--folder", type=click.Path(path_type=Path), help="Folder to create for the demo. [default: a temporary folder]"
 )
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for all photos to be read.")
 def command(*, folder: Path | None, timeout: float) -> None:
-    """Start the daemon on a fresh folder, let photos arrive as a camera writes them, and show what is read."""
+    """Start the daemon on a new folder, write photos to it as a camera would, and show the bibs that are read."""
     from rich.console import Console
 
     from bibwatch import drawing
@@ -61,9 +61,7 @@ def command(*, folder: Path | None, timeout: float) -> None:
         daemon.wait(30)
     console.print(f"\nsqlite3 {database}\n{QUERY};\n", soft_wrap=True, markup=False)
     console.print(_table(database))
-    console.print(
-        f"The database is {database}, the daemon's log {place / 'bibwatch.log'}", soft_wrap=True, markup=False
-    )
+    console.print(f"Database: {database}, daemon log: {place / 'bibwatch.log'}", soft_wrap=True, markup=False)
 
 
 def _fresh(folder: Path | None) -> Path:
@@ -72,9 +70,9 @@ def _fresh(folder: Path | None) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError as exc:
-        raise click.UsageError(f"--folder {folder} exists already; name a new one") from exc
+        raise click.UsageError(f"--folder {folder} already exists; name a new one") from exc
     except OSError as exc:
-        raise BibwatchError(f"--folder {folder} cannot be made: {exc.strerror}") from exc
+        raise BibwatchError(f"--folder {folder} cannot be created: {exc.strerror}") from exc
     return folder.resolve()
 
 
@@ -91,9 +89,9 @@ def _await_database(daemon: subprocess.Popen[bytes], database: Path, timeout: fl
 
 def _check(daemon: subprocess.Popen[bytes], deadline: float) -> None:
     if daemon.poll() is not None:
-        raise BibwatchError(f"the daemon ended with code {daemon.returncode}; see its log, bibwatch.log")
+        raise BibwatchError(f"the daemon exited with code {daemon.returncode}; see bibwatch.log")
     if time.monotonic() > deadline:
-        raise BibwatchError("the daemon took too long; see its log, bibwatch.log")
+        raise BibwatchError("the daemon took too long; see bibwatch.log")
 
 
 def _named(card: Path, photos: list[bytes]) -> Iterator[tuple[Path, bytes]]:
@@ -129,13 +127,13 @@ def _show(
 
 
 def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:
-    """Ask the database as any SQL user would, while the daemon writes."""
+    """Query the database as any SQL client would, while the daemon writes."""
     if not database.exists():
         return []
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
     try:
         return connection.execute(query).fetchall()
-    except sqlite3.OperationalError:  # the tables are not there yet
+    except sqlite3.OperationalError:  # the tables do not exist yet
         return []
     finally:
         connection.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import as_json, for_database, open_database, shown
+from bibwatch.cli.options import as_json, for_database, open_database, printable
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings
@@ -53,7 +53,7 @@ def _list(database: Database, *, as_json: bool) -> None:
     for each in found:
         table.add_row(*map(escape, (each.bib, *(each.fields.get(name, "") for name in names))))
     Console().print(table)
-    click.echo(f"{len(found)} entries of {shown(stored.source)}, imported at {stored.imported_at}")
+    click.echo(f"{len(found)} entries of {printable(stored.source)}, imported at {stored.imported_at}")
 
 
 @command.command("import", short_help="Take a CSV or XLSX file as the start list.")
@@ -78,7 +78,7 @@ def import_(*, settings: Settings, file: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts | {"changed": changed}))
         return
     for note in found.notes:
-        click.echo(f"{shown(str(file))}: {note}", err=True)
+        click.echo(f"{printable(str(file))}: {note}", err=True)
     column = f"column {found.column!r}" if found.column is not None else "the only column, without a header"
     others = f"; also {', '.join(found.columns)}" if found.columns else ""
     click.echo(f"{len(found.entries)} entries, the bibs from {column}{others}" + ("" if changed else "; no change"))
@@ -104,7 +104,7 @@ def _refuse_configured(settings: Settings) -> None:
     file = settings.start_list_file
     if file is not None:
         raise click.UsageError(
-            f"the start list is race.start_list ({shown(str(file))}): change that file or the setting"
+            f"the start list is race.start_list ({printable(str(file))}): change that file or the setting"
         )
 
 

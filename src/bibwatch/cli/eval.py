@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, require_bibs, shown
+from bibwatch.cli.options import as_json, for_reading, printable, require_bibs
 from bibwatch.cli.stage_options import StageCommand
 from bibwatch.errors import BibwatchError
 
@@ -79,7 +79,7 @@ def command(*, settings: Settings, labels_file: Path, images: Path | None, repor
         _print(setup, judged, thresholds)
     for each in judged:
         if each.read.error is not None:
-            click.echo(f"{shown(each.photo.file)}: {each.read.error}", err=True)
+            click.echo(f"{printable(each.photo.file)}: {each.read.error}", err=True)
     if report:
         _write_report(report / _REPORT, setup, judged, thresholds, settings)
     if any(each.read.error is not None for each in judged):
@@ -122,7 +122,7 @@ def _write_report(
         file.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise BibwatchError(f"{file} cannot be written: {exc.strerror}") from exc
-    click.echo(f"report: {shown(str(file))}", err=True)
+    click.echo(f"report: {printable(str(file))}", err=True)
 
 
 def _record(setup: Setup, judged: Sequence[JudgedPhoto], thresholds: Sequence[Threshold]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`bibwatch judge`: what was read is judged again, from the database alone."""
+"""`bibwatch judge`: re-judge stored results, from the database alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("judge", short_help="Judge again what has been read, without reading it again.")
+@click.command("judge", short_help="Re-judge stored results without reading any photo again.")
 @as_json
 @for_judging
 def command(*, settings: Settings, as_json: bool) -> None:
-    """Judge all images again by the race and the rules of the configuration, and by the start list.
+    """Re-judge all stored results by the configured race and rules, and by the start list.
 
-    No photo is opened and no model is asked; decisions of people stay. A daemon does this by itself when it starts
-    with other settings, and when the start list changes.
+    Opens no photo, runs no model, and leaves people's decisions alone. The daemon does this itself when it starts
+    with changed settings, and when the start list or the known form of the race changes.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,4 +48,4 @@ def command(*, settings: Settings, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(last._asdict()))
     else:
-        click.echo(f"{last.results} results judged again, {last.changed} with other readings than before")
+        click.echo(f"{last.results} results judged again, {last.changed} changed")

@@ -1,4 +1,4 @@
-"""`bibwatch plugins`: what other distributions bring, what may come in, and what is wrong with it."""
+"""`bibwatch plugins`: what other distributions provide, whether it is allowed, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 @as_json
 @for_config
 def command(*, settings: Settings, as_json: bool) -> None:
-    """List the plugins that are installed: what each brings, and whether it can be used.
+    """List the installed plugins: what each provides, and whether it can be used.
 
-    A plugin that is not allowed by name in the configuration is listed, but not imported.
+    A plugin that the configuration does not allow is listed but not imported.
     """
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from bibwatch.plugins import OWN, how_to_allow
+    from bibwatch.plugins import OWN, allow_hint
 
     registry = settings.registry()
     problems = registry.plugins.problems()
@@ -51,15 +51,17 @@ def command(*, settings: Settings, as_json: bool) -> None:
             click.echo(json.dumps(row))
         return
     if not rows:
-        click.echo("no plugin is installed")
+        click.echo("no plugins installed")
         return
-    table = Table("plugin", "version", "brings", "name", "state", box=box.SIMPLE_HEAD)
+    table = Table("plugin", "version", "provides", "name", "state", box=box.SIMPLE_HEAD)
     for row in rows:
-        state = "not allowed" if not row["allowed"] else "cannot be used" if row["problem"] else "in use"
+        state = "not allowed" if not row["allowed"] else "broken" if row["problem"] else "in use"
         table.add_row(*(escape(str(row[key] or "")) for key in ("plugin", "version", "group", "name")), state)
     console = Console()
     console.print(table)
-    lines = [f"{name} is not allowed and was not imported; {how_to_allow(name)}" for name in registry.plugins.closed()]
+    lines = [
+        f"{name} is not allowed and was not imported; {allow_hint(name)}" for name in registry.plugins.disallowed()
+    ]
     lines += [f"{row['plugin']}: {row['problem']}" for row in rows if row["allowed"] and row["problem"]]
     for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)

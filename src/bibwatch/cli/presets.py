@@ -1,4 +1,4 @@
-"""`bibwatch presets`: the models there are to choose from."""
+"""`bibwatch presets`: the models to choose from."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 _ORDER = (True, None, False)
-_HERE = {True: "[green]yes[/green]", None: "not asked"}  # another machine is not asked before it is used
-_WIDTH = 118  # characters; the table is no use in fewer
+_RUNS_HERE = {True: "[green]yes[/green]", None: "not asked"}  # other machines are not contacted before use
+_MIN_WIDTH = 118  # characters; a narrower table is unreadable
 
 
 @click.command("presets", short_help="List the presets and whether each can run here.")
@@ -26,8 +26,7 @@ _WIDTH = 118  # characters; the table is no use in fewer
 def command(*, settings: Settings, as_json: bool) -> None:
     """List the presets: the default, those that can run here, then the rest.
 
-    Presets are built in, brought by plugins, or your own in config.toml. The default is the `preset` of the
-    configuration.
+    Presets are built in, provided by plugins, or your own in config.toml. The default is the configured `preset`.
     """
     from rich import box
     from rich.console import Console
@@ -36,7 +35,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
 
     registry = settings.registry()
     rows = [_row(registry, name) | {"default": alike(name, settings.preset)} for name in registry.presets]
-    rows.sort(key=lambda row: (not row["default"], _ORDER.index(row["runs_here"])))  # otherwise by name, as they come
+    rows.sort(key=lambda row: (not row["default"], _ORDER.index(row["runs_here"])))  # stable: else by name
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -50,11 +49,11 @@ def command(*, settings: Settings, as_json: bool) -> None:
         box=box.SIMPLE_HEAD,
     )
     for row in rows:
-        here = _HERE.get(row["runs_here"]) or f"no ({why_not.index(row['why_not']) + 1})"
+        here = _RUNS_HERE.get(row["runs_here"]) or f"no ({why_not.index(row['why_not']) + 1})"
         facts = (row.get(key) for key in ("kind", "device", "licence", "download_gb", "memory_gb"))
         table.add_row(row["name"] + " (default)" * row["default"], *(escape(_text(fact)) for fact in facts), here)
     console = Console()
-    console.width = max(console.width, _WIDTH)
+    console.width = max(console.width, _MIN_WIDTH)
     console.print(table)
     for number, reason in enumerate(why_not, 1):
         console.print(f"({number}) {escape(reason)}", soft_wrap=True, highlight=False)
@@ -63,12 +62,12 @@ def command(*, settings: Settings, as_json: bool) -> None:
 def _row(registry: Registry, name: str) -> dict[str, Any]:
     try:
         options = registry.model_options(name)
-    except ConfigurationError as exc:  # one preset that cannot be must not hide the others
+    except ConfigurationError as exc:  # one broken preset must not hide the others
         return {"name": name, "runs_here": False, "why_not": str(exc)}
     try:
         why_not = options.obstacle()
     except Exception as exc:  # noqa: BLE001  # a plugin's
-        why_not = f"cannot tell: {type(exc).__name__}: {one_line(exc)}"
+        why_not = f"check failed: {type(exc).__name__}: {one_line(exc)}"
     facts = {"model": options.model, "device": options.place, "output_kind": options.output_kind}
     runs_here = None if options.is_on_another_machine and not why_not else why_not is None
     return options.model_dump(mode="json") | facts | {"runs_here": runs_here, "why_not": why_not}

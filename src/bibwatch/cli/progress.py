@@ -1,4 +1,4 @@
-"""A progress bar over the states of the files: how many are read of those that are there."""
+"""A progress bar for `run --once`: files read, out of all files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bibwatch.domain.states import TROUBLE, UNDONE, State
 
 
 class Progress:
-    """Shows on stderr what the daemon counts. Usable as a context."""
+    """Shows the daemon's counts on stderr. A context manager."""
 
     def __init__(self) -> None:
         self._bar = Bar(
@@ -26,12 +26,12 @@ class Progress:
         self._task = self._bar.add_task("", total=None, note="")
 
     def update(self, counts: dict[State, int]) -> None:
-        """Show these numbers of files by state."""
+        """Show the number of files in each state."""
         total = sum(counts.values())
         waiting = sum(counts.get(state, 0) for state in UNDONE)
         trouble = sum(counts.get(state, 0) for state in TROUBLE)
         self._bar.update(
-            self._task, total=total, completed=total - waiting, note=f"{trouble} in trouble" if trouble else ""
+            self._task, total=total, completed=total - waiting, note=f"{trouble} with problems" if trouble else ""
         )
 
     def __enter__(self) -> Progress:

@@ -1,4 +1,4 @@
-"""`bibwatch read`: one look at photos, without a database."""
+"""`bibwatch read`: read photos once, without a database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bibwatch.cli.options import as_json, for_reading, require_bibs, shown
+from bibwatch.cli.options import as_json, for_reading, printable, require_bibs
 from bibwatch.cli.stage_options import StageCommand
 from bibwatch.errors import BibwatchError
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def command(*, settings: Settings, files: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
     """Read photos and print what is in them; nothing is recorded.
 
-    Of a folder, all photos in it and its subfolders are read, in the order of their paths.
+    Folders are searched with their subfolders; photos are read in the order of their paths.
 
-    Exits with 1 if any of them could not be read.
+    Exits with 1 if any photo could not be read.
     """
     from bibwatch import recognition
 
@@ -55,12 +55,12 @@ def command(*, settings: Settings, files: tuple[str, ...], picture: Path | None,
         if as_json:
             click.echo(json.dumps(_record(path, answer, judge)))
         elif isinstance(answer, Exception):
-            click.echo(f"{shown(path)}: {recognition.reason(answer)}", err=True)
+            click.echo(f"{printable(path)}: {recognition.reason(answer)}", err=True)
         else:
             _, outcome = answer
             text = chosen.text(outcome) if outcome.output is not None else _text(judge, outcome)
-            # What a stage other than bib_number says of one file stands alone, to be redirected into one.
-            click.echo(text if outcome.output is not None and paths == [*files[:1]] else _headed(path, text))
+            # The output of another stage for a single file has no heading, so that it can be redirected to a file.
+            click.echo(text if outcome.output is not None and paths == [*files[:1]] else _with_heading(path, text))
     if failed:
         click.get_current_context().exit(1)
 
@@ -78,10 +78,10 @@ def _paths(files: tuple[str, ...]) -> tuple[list[str], bool]:
         try:
             photos = sorted(entry.path for entry in scanning.walk(file, trouble.append) if entry.ends_as is None)
         except OSError as exc:
-            trouble.append(f"{shown(file)}: cannot be listed: {exc.strerror}")
+            trouble.append(f"{printable(file)}: cannot be listed: {exc.strerror}")
             continue
         if not photos:
-            click.echo(f"{shown(file)}: no photos", err=True)
+            click.echo(f"{printable(file)}: no photos", err=True)
         found += photos
     for message in trouble:
         click.echo(message, err=True)
@@ -111,8 +111,8 @@ def _explain(picture: Path, photo: Photo, outcome: Outcome, judge: Judge) -> Non
         raise BibwatchError(f"{picture} cannot be written: {exc.strerror or exc}") from exc
 
 
-def _headed(path: str, text: str) -> str:
-    return f"{shown(path)}:\n{text}\n" if "\n" in text else f"{shown(path)}: {text}"
+def _with_heading(path: str, text: str) -> str:
+    return f"{printable(path)}:\n{text}\n" if "\n" in text else f"{printable(path)}: {text}"
 
 
 def _text(judge: Judge, outcome: Outcome) -> str:

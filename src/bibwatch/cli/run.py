@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("run", cls=StageCommand, short_help="Watch the camera folders and record what is read.")
-@click.option("--once", is_flag=True, help="Read what is there, then exit.")
+@click.command("run", cls=StageCommand, short_help="Watch the camera folders and record the results.")
+@click.option("--once", is_flag=True, help="Read the photos that are there, then exit.")
 @for_watching
 def command(*, settings: Settings, once: bool) -> None:
-    """Watch the camera folders and record what is read, until SIGTERM."""
+    """Watch the camera folders and record the results until stopped (Ctrl-C or SIGTERM)."""
     from bibwatch import logs
     from bibwatch.cli.progress import Progress
     from bibwatch.daemon import Daemon

@@ -1,6 +1,6 @@
-"""`--stage`, `--preset` and `--stage-NAME-OPTION`: made from the registry, plugins and config.toml included.
+"""`--stage`, `--preset` and `--stage-NAME-OPTION`: built from the registry, including plugins and config.toml.
 
-Knows how an option of a stage becomes an option of a command. Does not know any stage.
+Knows how a stage's option becomes a command-line option. Knows no particular stage.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 _REGISTRY, _GIVEN = f"{__name__}.registry", f"{__name__}.given"
 _INTERPRETER = "model_interpreter_options"
-_OWN = ("kind", "model_options", _INTERPRETER)  # fields that are not set as they are
+_SPECIAL = ("kind", "model_options", _INTERPRETER)  # fields with no option of their own name
 
 
 class StageCommand(click.Command):
-    """A command that reads photos: it has an option for every option of every stage.
+    """A command that reads photos, with a command-line option for every option of every stage.
 
-    There are too many to read in --help, which refers to `bibwatch stages NAME` for them.
+    Those are too many for --help, which refers to `bibwatch stages NAME` instead.
     """
 
-    several_presets: ClassVar[bool] = False  # --preset once for each; they are the command's `presets`
+    several_presets: ClassVar[bool] = False  # --preset may be repeated; the command gets `presets`
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_REGISTRY] = _registry(_config_named_in(args))
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        # Made once for each context: click asks several times, and compares what it gets.
+        # Built once per context: click calls this several times and compares the results.
         made = ctx.meta.setdefault(f"{__name__}.options", [])
         if not made:
             registry = ctx.meta.setdefault(_REGISTRY, _registry(None))
@@ -48,12 +48,12 @@ class StageCommand(click.Command):
         return [*self.params, *made, *filter(None, [self.get_help_option(ctx)])]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write all options but those of the stages."""
+        """Write all options except those of the stages."""
         write_options(formatter, ctx, (each for each in self.get_params(ctx) if not isinstance(each, StageOption)))
 
 
 class StageOption(click.Option):
-    """One option of one stage; its value goes to the tables of the configuration, not to the command."""
+    """One option of one stage. Its value goes into the configuration's tables, not to the command."""
 
     def __init__(self, stage: str, key: tuple[str, ...], name: str, **attributes: Any) -> None:
         flag = f"--stage-{stage}-{name}".replace("_", "-")
@@ -74,7 +74,7 @@ class StageOption(click.Option):
 
 
 class FieldType(click.ParamType[Any]):
-    """A value that pydantic takes for a field; lists and tables are written as JSON."""
+    """A value that pydantic accepts for a field; lists and tables are given as JSON."""
 
     def __init__(self, field: FieldInfo) -> None:
         from pydantic import TypeAdapter
@@ -98,7 +98,7 @@ class FieldType(click.ParamType[Any]):
 
 
 class NameType(click.Choice[str]):
-    """A name of the registry; help shows the word for it, a mistake the nearest name."""
+    """A name in the registry; for an unknown one, the error suggests the nearest."""
 
     def __init__(self, registry: Registry, what: str, names: list[str]) -> None:
         super().__init__(names)
@@ -120,9 +120,14 @@ def write_options(formatter: click.HelpFormatter, ctx: click.Context, params: It
 
 
 def given(ctx: click.Context) -> dict[str, dict[str, Any]]:
-    """Return what the command line says of each stage."""
+    """Return the stage options given on the command line, by stage."""
     found: dict[str, dict[str, Any]] = ctx.meta.setdefault(_GIVEN, {})
     return found
+
+
+def model_flag(stage: str) -> str:
+    """Return the flag that sets a stage's model."""
+    return f"--stage-{stage}-model".replace("_", "-")
 
 
 def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Option]:
@@ -131,8 +136,8 @@ def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Opt
         ["--stage"],
         type=NameType(registry, "stage", stages),
         metavar="NAME",
-        help=f"What to do with the photos: {', '.join(stages)}. A stage's own options are --stage-NAME-OPTION; "
-        "`bibwatch stages NAME` lists them.",
+        help=f"What to do with the photos: {', '.join(stages)}. A stage has its own options, --stage-NAME-OPTION; "
+        "list them with `bibwatch stages NAME`.",
     )
     yield click.Option(
         ["--preset", "presets" if several_presets else "preset"],
@@ -140,17 +145,17 @@ def _options(registry: Registry, *, several_presets: bool) -> Iterator[click.Opt
         multiple=several_presets,
         required=several_presets,
         metavar="NAME",
-        help=f"Model to use{'; repeat it for each model' * several_presets} (see `bibwatch presets`).",
+        help=f"Model to use{'; repeat for each model' * several_presets} (see `bibwatch presets`).",
     )
     for stage in stages:
         try:
             yield from options_of(registry, stage)
-        except ConfigurationError:  # a broken plugin, or a mistake in config.toml: the command itself tells
+        except ConfigurationError:  # a broken plugin, or a mistake in config.toml: the command reports it
             continue
 
 
 def options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
-    """Yield the options of a stage: its model, its interpreter, its own fields, those of the interpreters that fit.
+    """Yield a stage's options: its model, its interpreter, its own fields, and those of the interpreters it can use.
 
     Raises ConfigurationError for a stage that cannot be used.
     """
@@ -167,13 +172,13 @@ def options_of(registry: Registry, stage: str) -> Iterator[StageOption]:
         "interpreter",
         type=NameType(registry, "kind of interpreter", list(interpreters)),
         metavar="KIND",
-        help=f"How the answers are understood: {', '.join(interpreters)}. [default: what suits the model]",
+        help=f"How replies are parsed: {', '.join(interpreters)}. [default: the one that suits the model]",
     )
     for key, field in options_type.model_fields.items():
         if key in options_type.submodels:
             name = key.removesuffix("_options")
             yield StageOption(stage, (key,), name, type=preset, metavar="PRESET", help=field.description)
-        elif key not in _OWN:
+        elif key not in _SPECIAL:
             yield _option(stage, (key,), field, configured)
     inner = configured.get(_INTERPRETER)
     fields = {key: field for each in interpreters.values() for key, field in each.model_fields.items()}
@@ -222,7 +227,7 @@ def _from_json(text: Any) -> Iterator[Any]:
 
 
 def _registry(config: Path | None) -> Registry:
-    """Return the registry of the configuration; if that is broken, of none: the command itself will tell."""
+    """Return the configuration's registry; if it is broken, an empty one: the command will report the mistake."""
     from bibwatch import settings
     from bibwatch.registry import Registry
 
@@ -233,7 +238,7 @@ def _registry(config: Path | None) -> Registry:
 
 
 def _config_named_in(args: list[str]) -> Path | None:
-    """Find `--config FILE` before the command line is parsed: which options there are depends on it."""
+    """Find `--config FILE` before the command line is parsed: the available options depend on it."""
     for number, word in enumerate(args):
         if word == "--":
             break

@@ -1,4 +1,4 @@
-"""`bibwatch stages`: what can be done with the photos, and the options of each stage."""
+"""`bibwatch stages`: the stages there are, and the options of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(*, settings: Settings, name: str | None, as_json: bool) -> None:
     """List the stages: what each does, and whether the configured preset can do it.
 
-    With NAME, list the options of that stage, for every command that has --stage. In config.toml they go into
+    With NAME, list that stage's options. Every command that has --stage takes them; in config.toml they go in
     [stages.NAME].
     """
     from rich.console import Console
@@ -45,7 +45,7 @@ def command(*, settings: Settings, name: str | None, as_json: bool) -> None:
         stage_options.write_options(formatter, context, stage_options.options_of(registry, name))
         click.echo(formatter.getvalue(), nl=False)
         return
-    table = Table("stage", "kind", "works on", "preset", "what it does")
+    table = Table("stage", "kind", "input", "preset", "what it does")
     for row in rows:
         table.add_row(*(escape(str(row.get(key) or "")) for key in ("stage", "kind", "works_on", "preset", "does")))
     Console().print(table)
@@ -62,5 +62,5 @@ def _row(registry: Registry, name: str, preset: str) -> dict[str, Any]:
         options = registry.stage_options(name, preset)
     except ConfigurationError as exc:
         return row | {"preset": None, "why_not": str(exc)}
-    asked = {"preset": options.model_options.name, "question": options.question}
-    return row | asked | {"options": options.model_dump(mode="json")}
+    chosen = {"preset": options.model_options.name, "question": options.question}
+    return row | chosen | {"options": options.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""`bibwatch status`: what has become of the photos, and how the folders are."""
+"""`bibwatch status`: the states of the files and of the camera folders."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bibwatch.cli.options import as_json, for_database, open_database, shown
+from bibwatch.cli.options import as_json, for_database, open_database, printable
 
 if TYPE_CHECKING:
     from bibwatch.settings import Settings
 
 
-@click.command("status", short_help="Show the states of files and cameras.")
+@click.command("status", short_help="Show the states of files and camera folders.")
 @as_json
 @for_database
 def command(*, settings: Settings, as_json: bool) -> None:
-    """Show how many files are in each state, the oldest of each, and the camera folders."""
+    """Show the camera folders, the number of files in each state, and the oldest file in each."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
@@ -36,10 +36,10 @@ def command(*, settings: Settings, as_json: bool) -> None:
         return
     console = Console()
     console.print("bibwatch is running" if running else "bibwatch is [bold]not running[/bold]")
-    table = Table("camera", Column("folder", overflow="fold"), "state", "trouble", "since")
+    table = Table("camera", Column("folder", overflow="fold"), "state", "problem", "since")
     for row in cameras:
         table.add_row(
-            row["name"], *map(escape, (shown(row["path"]), row["state"], row["error"] or "", row["updated_at"]))
+            row["name"], *map(escape, (printable(row["path"]), row["state"], row["error"] or "", row["updated_at"]))
         )
     console.print(table)
     table = Table("state", "files", Column("oldest", overflow="fold"), "since", "why")
@@ -49,7 +49,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
             table.add_row(
                 state,
                 str(number),
-                escape(shown(row.get("path", ""))),
+                escape(printable(row.get("path", ""))),
                 row.get("updated_at", ""),
                 escape(row.get("error") or (MEANING[state] if row else "")),
             )

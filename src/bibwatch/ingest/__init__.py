@@ -1,1 +1,1 @@
-"""Ingest: folders to ledger rows. The scan is the truth, events only hasten it."""
+"""Ingest: folders to ledger rows. Scans are authoritative; events only make files known sooner."""

@@ -1,7 +1,7 @@
 """Watches one camera's folder: scans and events become rows of the ledger.
 
-Opens no file, and remembers no file that is complete: it asks the ledger about the files of each scan, so that memory
-does not grow with the archive.
+Opens no file and remembers no complete file: each scan compares the folder with the ledger, so that memory use does
+not grow with the archive.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from bibwatch.store.records import Sighting
 log = structlog.get_logger()
 
 _CHUNK = 1000  # files looked up and recorded at a time
-_UNREADABLE_SECONDS = 30  # between two tries of an unreadable file
-_REWATCH_SECONDS = 60  # between two tries to watch, after the kernel has refused
+_UNREADABLE_SECONDS = 30  # between two attempts at an unreadable file
+_REWATCH_SECONDS = 60  # between two attempts to watch, after the kernel has refused
 _HEARTBEAT_SECONDS = 5.0  # between two heartbeats while waiting
 _SCAN_SHARE = 0.1  # scanning takes at most this share of the time, however large the folder is
 
@@ -86,7 +86,7 @@ class Camera(Loop):
             self._watcher.close()
 
     def scan(self, events: FileEvents = NO_EVENTS) -> None:
-        """Bring the whole folder into the ledger. Watching starts first, so that nothing is missed in between."""
+        """Record the whole folder in the ledger. Watching starts first, so that nothing is missed in between."""
         start = time.monotonic()
         self._rescan = False
         polled = self._watch == "poll" or (self._watch == "auto" and mounts.is_polled(Path(self._folder)))
@@ -136,7 +136,7 @@ class Camera(Loop):
             self._watcher, self._no_events = FolderWatcher.watching(self._folder)
             self._next_watch = time.monotonic() + (_REWATCH_SECONDS if self._no_events else 0)
         if self._no_events and not polled:
-            warnings.append(f"scans only, the kernel gives no events: {self._no_events}")
+            warnings.append(f"scanning only, no kernel events: {self._no_events}")
         telemetry.WATCHER_UP.labels(self.camera).set(self._watcher is not None)
 
     def _record(self, entries: Iterable[Entry], events: FileEvents, missing: set[str] | None = None) -> None:
@@ -172,7 +172,7 @@ class Camera(Loop):
         return None if was is State.SETTLING else Sighting(path, stat, State.SETTLING)
 
     def _retry_unreadable(self, waiting: Mapping[str, State]) -> None:
-        """Make unreadable files ready again that can be opened by now."""
+        """Make unreadable files ready again if they can be opened now."""
         if time.monotonic() < self._next_retry:
             return
         self._next_retry = time.monotonic() + _UNREADABLE_SECONDS
@@ -182,7 +182,7 @@ class Camera(Loop):
             self._news.set()
 
     def _mark_gone(self, missing: Collection[str]) -> None:
-        """Mark awaited files as gone that are no longer there; every other absence is left alone."""
+        """Mark awaited files that are no longer there as gone; other missing files are left alone."""
         if missing:
             self.retry_until_stored(lambda: self._ledger.mark_gone(self.camera, missing))
             self._settling.forget(missing)

@@ -1,7 +1,7 @@
-"""The kernel's events about new files, from watchdog. They make a file known sooner than the next scan would.
+"""The kernel's events about new files, from watchdog. They make files known before the next scan.
 
-watchdog loses events silently when there are too many, when the folder is replaced and when its thread dies. So no
-file depends on them: the camera scans in any case.
+watchdog loses events silently when there are too many, when the folder is replaced, and when its thread dies. So
+nothing depends on them: the camera scans in any case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
-_MOST = 10_000  # paths kept between two calls of `take`; with more than this, a scan is cheaper
+_MAX_PATHS = 10_000  # kept between two calls of `take`; with more than this, a scan is cheaper
 
 
 class FileEvents(NamedTuple):
@@ -115,7 +115,7 @@ class FolderWatcher(FileSystemEventHandler):
                 self._closed.add(os.fsdecode(event.dest_path))
             else:
                 self._touched.add(os.fsdecode(event.src_path))
-            if len(self._closed) + len(self._touched) > _MOST:
+            if len(self._closed) + len(self._touched) > _MAX_PATHS:
                 self._closed.clear()
                 self._touched.clear()
                 self._rescan = self._overflow = True

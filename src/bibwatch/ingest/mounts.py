@@ -1,6 +1,6 @@
-"""Which file system a folder is on, and whether it has to be polled.
+"""The file system a folder is on, and whether it must be polled.
 
-On a network mount there are no events for what other machines write.
+On a network mount, the kernel reports no changes made by other machines.
 """
 
 from __future__ import annotations

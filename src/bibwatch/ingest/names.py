@@ -37,7 +37,7 @@ def kind_of(name: str) -> Kind:
 
 
 def stem_of(name: str) -> str:
-    """Return the part of the name that both files of a RAW+JPEG pair have."""
+    """Return the part of the name that the files of a RAW+JPEG pair share."""
     return _split(name)[0]
 
 

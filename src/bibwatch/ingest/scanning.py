@@ -1,6 +1,6 @@
-"""Walking a camera's folder: every photo in it, with the cheap identity of its content.
+"""Finds every photo in a camera's folder, with the cheap identity of its content.
 
-Reads no file. Follows no links: a link could lead out of the folder, or round in a circle.
+Opens no file. Follows no links: a link could lead out of the folder, or form a loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bibwatch.ingest.names import Kind, is_ignored_folder, kind_of, stem_of
 
 
 class Entry(NamedTuple):
-    """A photo found in a folder. `ends_as` is set where it is not to be read at all, with the reason."""
+    """A photo found in a folder. `ends_as` and `reason` are set if it is not to be read."""
 
     path: str
     stat: Stat

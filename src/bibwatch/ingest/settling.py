@@ -1,6 +1,6 @@
-"""When a file looks complete, going by its metadata; its content decides later.
+"""Decides when a file looks complete, by its metadata; its content decides later.
 
-Strong evidence: it was closed after writing, or renamed into place. Weak: nothing has changed for the settle time.
+Strong evidence: it was closed after writing, or renamed into place. Weak: it has not changed for the settle time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bibwatch.files import Stat
 
 
 class Settling:
-    """The files that may still be being written, and when each last changed."""
+    """The files that may still be being written, and when each was last seen to change."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Settling:
         return len(self._since)
 
     def is_settled(self, path: str, stat: Stat, *, closed: bool) -> bool:
-        """Return whether a file looks complete; if so, it is forgotten."""
+        """Return whether a file looks complete; if so, forget it."""
         known, since = self._since.get(path, (None, 0.0))
         if known != stat:
             since = self._monotonic()
             self._since[path] = (stat, since)
         quiet = self._monotonic() - since >= self._seconds
-        # A file that was there before us need not wait: its change time says how long it has been unchanged.
-        # That fails when the clock was set back; the wait above still ends.
+        # A file older than the daemon need not wait: its change time says how long it has been unchanged.
+        # If the clock was set back, that does not hold, but the wait above still ends.
         old = self.trust_ctime and self._wall() - stat.ctime_ns / 1e9 >= self._seconds
         if closed or quiet or old:
             del self._since[path]

@@ -1,4 +1,4 @@
-"""One batch, and what its outcomes mean for its photos: read, tried again, or failed.
+"""One batch, and what its outcomes mean for its photos: read, retried, or failed.
 
 Does not know threads, the ledger, or how a model is called.
 """
@@ -20,7 +20,7 @@ from bibwatch.store.records import Claim, Finished, Priority, Result
 
 @dataclass(eq=False)
 class Batch:
-    """Claimed files, their photos once decoded, the model that reads them, and the result once there is one."""
+    """Claimed files, their photos being decoded, the model that reads them, and the future result."""
 
     claims: list[Claim]
     photos: list[Future[Photo | Finished]]
@@ -31,7 +31,7 @@ class Batch:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether this is a single photo, read alone because of what happened when it was read with others."""
+        """Whether this is a single photo that is read alone because an earlier attempt failed."""
         return self.claims[0].priority == Priority.QUARANTINED
 
 
@@ -44,7 +44,7 @@ class BatchResult:
     unavailable: ModelError | None = None  # why the model is unavailable
 
     def add(self, batch: Batch, claim: Claim, photo: Photo, outcome: Outcome | None, max_attempts: int) -> None:
-        """Add the outcome of one photo; None where there is a result already."""
+        """Add the outcome of one photo, None if it already has a result."""
         error = outcome.error if outcome else None
         if outcome is None or error is None:
             self.finished.append(Finished(claim, photo, _result(outcome, batch) if outcome else None))
@@ -57,8 +57,8 @@ class BatchResult:
     def _is_the_photos_fault(self, batch: Batch, error: ModelError) -> bool:
         """Return whether an error costs the photo an attempt.
 
-        Where blame is unclear, the photo is to blame only if it also fails alone, or while a probe is answered, or
-        both: the error's class says which.
+        If the blame is unclear, the photo is to blame only if it also fails alone, or while the model answers a
+        probe, or both, depending on the error's class.
         """
         if error.blame is not Blame.UNCLEAR:
             return error.blame is Blame.PHOTO
@@ -67,7 +67,7 @@ class BatchResult:
 
 
 def _result(outcome: Outcome, batch: Batch) -> Result:
-    """Return what is recorded of an outcome; candidates are judged at once."""
+    """Return the result to record for an outcome, with its candidates judged."""
     of_bibs, judge = outcome.output is None, batch.judge
     return Result(
         model=batch.model.stage.options.model_options.model,

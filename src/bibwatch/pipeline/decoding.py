@@ -1,6 +1,6 @@
-"""From a claimed file to a decoded photo: loaded once, hashed and decoded from the same bytes.
+"""Loads and decodes one claimed file: loaded once, hashed and decoded from the same bytes.
 
-Knows one file at a time. Whatever is wrong with it becomes its state, never an exception.
+A problem with the file becomes its state, never an exception.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bibwatch.store.records import Claim, Finished
 
 
 def prepare(claim: Claim, limits: ImageLimits, longest_side: int | None, zone: tzinfo | None) -> Photo | Finished:
-    """Return the photo, or the state of a file that is not a photo to be read now."""
+    """Return the photo, or the state of a file that cannot be read as a photo now."""
     try:
         data = files.load(claim.path, expected=claim.stat, max_bytes=limits.max_bytes)
         telemetry.PHOTO_FILES_LOADED.inc()

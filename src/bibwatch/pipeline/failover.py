@@ -1,4 +1,4 @@
-"""Which model reads now: the preferred one, or a fallback once that has been unavailable for long enough.
+"""Chooses the model: the preferred one, or a fallback once that has been unavailable for long enough.
 
 Does not know photos or the ledger.
 """
@@ -23,7 +23,7 @@ _TICK_SECONDS = 0.02
 
 
 class Failover:
-    """The models of one daemon, the preferred one first. Not thread-safe, except `waiting_seconds`."""
+    """The daemon's models, the preferred one first. Not thread-safe, except for `waiting_seconds`."""
 
     def __init__(self, models: Sequence[ModelHealth], fallback_after: float) -> None:
         """`fallback_after` is how many seconds the preferred model must be unavailable before a fallback takes over."""
@@ -43,13 +43,13 @@ class Failover:
 
     @property
     def waiting_seconds(self) -> float:
-        """How long photos have waited for any model, not counting the time that the preferred one has to come back."""
+        """How long photos have waited for any model, not counting the delay before a fallback takes over."""
         since = self._waiting_since  # another thread may change it
-        given = self._after if len(self.models) > 1 else 0.0
-        return max(0.0, time.monotonic() - since - given) if since is not None else 0.0
+        delay = self._after if len(self.models) > 1 else 0.0
+        return max(0.0, time.monotonic() - since - delay) if since is not None else 0.0
 
     def start(self, stopped: Callable[[], bool]) -> None:
-        """Load the preferred model and make it answer a probe; return early if `stopped` returns true.
+        """Load the preferred model and probe it; return early if `stopped` returns true.
 
         A server need not be up yet: photos wait in the ledger. Raises ConfigurationError if this machine cannot run
         the model, or if a fallback on a server is configured wrongly.
@@ -70,7 +70,7 @@ class Failover:
             raise self.preferred.error
 
     def recognisers(self, model: ModelHealth) -> list[Recogniser]:
-        """Return whose results make reading with a model unnecessary: its own, and those of models before it."""
+        """Return the recognisers whose results make reading with a model unnecessary: its own and those before it."""
         return [each.recogniser for each in self.models[: self.models.index(model) + 1]]
 
     def current(self, *, needed: bool = True) -> ModelHealth | None:

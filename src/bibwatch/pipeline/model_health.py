@@ -1,4 +1,4 @@
-"""Whether one model is available: a circuit breaker that is closed by probes, never by photos.
+"""Tracks whether a model is available: a circuit breaker that is closed by probes, never by photos.
 
 Does not know the ledger, nor which other models there are.
 """
@@ -60,7 +60,7 @@ class ModelHealth:
         telemetry.MODEL_AVAILABLE.labels(self.preset).set(1)
 
     def succeed(self) -> None:
-        """Record that a photo was read. That proves more than a probe, which is all that some servers answer."""
+        """Record that a photo was read. This proves more than a probe, which may be all that a server can answer."""
         self.since = None
         self._breaker.succeed()
         self._reported.clear()
@@ -75,9 +75,9 @@ class ModelHealth:
         if cause is None or not probe or self.error or cause.retry is Retry.LATER:
             return cause
         if failure := self._send_probe():
-            # Anything else is, for example, an engine that died and does not start again.
+            # Otherwise it is, for example, an engine that died and cannot be restarted.
             return failure if isinstance(failure, ModelError) else ModelUnavailableError(str(failure))
-        # Where a photo may be to blame, reading it alone or counting its attempts decides. The rest waits.
+        # If a photo may be to blame, reading it alone or counting its attempts decides.
         return None if cause.blame is Blame.UNCLEAR or not all(errors) else cause
 
     @property
@@ -101,7 +101,7 @@ class ModelHealth:
         return self.error is None
 
     def _send_probe(self) -> BibwatchError | None:
-        """Make the model answer once, and return why it did not; None if it did."""
+        """Send a probe; return the error, or None if it was answered."""
         try:
             self.stage.warm_up()
         except BibwatchError as exc:

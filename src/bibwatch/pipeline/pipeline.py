@@ -1,8 +1,8 @@
 """The loop that claims batches, has them decoded and read, and records the results, with one commit per batch.
 
-While the model works on one batch, the next is loaded and decoded; a model that can work on several batches at a time
-gets several. Knows the ledger and which model reads now. Does not know how photos arrived, nor what an outcome means
-for a photo (batch.py).
+While the model reads one batch, the next is loaded and decoded; a model that can read several at once gets several.
+Knows the ledger and the current model. Does not know how photos arrived, or what an outcome means for a photo
+(batch.py).
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Pipeline(Loop):
         stop: threading.Event,
         news: threading.Event,
     ) -> None:
-        """`reread`: photos that only a fallback has read are read again once the preferred model is back.
+        """With `reread`, photos that only a fallback has read are read again once the preferred model is back.
 
-        `zone` is the time zone of cameras that write none. `news` is set when there may be work.
+        `zone` is the time zone of cameras that write no offset. `news` is set when there may be work.
         """
         super().__init__("pipeline", stop)
         self._failover = failover
@@ -82,7 +82,7 @@ class Pipeline(Loop):
                 self.heartbeat()
                 continue
             if not self._in_flight:
-                self.heartbeat()  # having nothing to do is healthy; waiting for a model that hangs is not
+                self.heartbeat()  # being idle is healthy; waiting for a hung model is not
                 self.extend_deadline(0)
             self._news.wait(self._wait_seconds())
             self._news.clear()
@@ -122,7 +122,7 @@ class Pipeline(Loop):
         return bool(claims)
 
     def _has_room(self, model: ModelHealth) -> bool:
-        """Return whether another batch may start: one more than the model works on, but none beside a quarantined."""
+        """Return whether another batch may start: one more than the model reads at once, none beside a quarantined."""
         quarantined = any(batch.is_quarantined for batch in self._in_flight)
         batches = sum(batch.model is model for batch in self._in_flight)
         return not quarantined and batches <= model.stage.concurrent_calls
@@ -135,7 +135,7 @@ class Pipeline(Loop):
         return model
 
     def _read_again(self) -> None:
-        """Queue photos that only a fallback has read for the preferred model, after all others."""
+        """Queue photos that only a fallback has read for the preferred model, behind all others."""
         photos = self.retry_until_stored(lambda: self._ledger.read_again(self._failover.preferred.recogniser))
         if photos:
             log.info("photos.read_again", photos=photos, preset=self._failover.preferred.preset)
@@ -150,9 +150,9 @@ class Pipeline(Loop):
         self._in_flight.append(batch)
 
     def _read(self, batch: Batch) -> BatchResult:
-        """Return the result of a batch, once its photos are decoded and read. Runs in a thread of its own."""
+        """Wait for a batch's photos to be decoded, read them, and return the result. Runs in a reader thread."""
         result = BatchResult()
-        if self.stop.is_set() or batch.model.error:  # it became unavailable while this batch was queued
+        if self.stop.is_set() or batch.model.error:  # the model failed while this batch was queued
             return result
         photos: list[tuple[Claim, Photo]] = []
         for claim, future in zip(batch.claims, batch.photos, strict=True):
@@ -166,7 +166,7 @@ class Pipeline(Loop):
                 photos.append((claim, decoded))
         try:
             outcomes = self._outcomes(batch.model, {photo.sha256: photo for _, photo in photos})
-        except ConfigurationError as exc:  # an engine that died and cannot be started again
+        except ConfigurationError as exc:  # an engine that died and cannot be restarted
             result.unavailable = ModelUnavailableError(str(exc))
             return result
         result.unavailable = batch.model.diagnose(outcomes.values(), probe=not self.stop.is_set())
@@ -176,7 +176,7 @@ class Pipeline(Loop):
         return result
 
     def _decoded(self, future: Future[Photo | Finished]) -> bool:
-        """Wait until a photo is decoded; return whether it is. Gives up only when the drain after a stop is over."""
+        """Wait until a photo is decoded; return False if the drain after a stop ended first."""
         while not future.done():
             wait([future], timeout=_SLICE_SECONDS)
             if self._drain_is_over():
@@ -184,7 +184,7 @@ class Pipeline(Loop):
         return True
 
     def _outcomes(self, model: ModelHealth, images: dict[str, Photo]) -> dict[str, Outcome | None]:
-        """Return the outcome of each image by its hash, None where there is a result already; each is read once."""
+        """Return each image's outcome by its hash, None if it already has a result. Equal images are read once."""
         recognisers = self._failover.recognisers(model)
         outcomes: dict[str, Outcome | None] = dict.fromkeys(
             self.retry_until_stored(lambda: self._ledger.known(recognisers, images.keys()))

@@ -1,6 +1,6 @@
 """One open database: engine, schema version, the single writer, and the lock against a second bibwatch.
 
-What differs between SQLite and PostgreSQL is here; what the tables hold is not.
+Knows the differences between SQLite and PostgreSQL. Does not know what the tables hold.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Database:
     def check(self) -> None:
         """Raise ConfigurationError unless the database exists and has the current schema."""
         if self.file and not os.path.exists(self.file):  # noqa: PTH110  # Path.exists raises where we may not look
-            raise ConfigurationError(f"no database at {self.file}; `bibwatch run` makes it, database_url says where")
+            raise ConfigurationError(f"no database at {self.file}; `bibwatch run` creates it, at database_url")
         found = self._revision()
         if found != _head():
             self._refuse_newer(found)
-            raise ConfigurationError(f"database {redacted(self.url)} has an older schema; start `bibwatch run` once")
+            raise ConfigurationError(f"database {redacted(self.url)} has an older schema; `bibwatch run` upgrades it")
 
     def migrate(self) -> None:
         """Upgrade tables and views to the current schema, in one transaction.
@@ -69,7 +69,7 @@ class Database:
             taken = not found and metadata.tables.keys() & set(inspect(connection).get_table_names())
             if taken:
                 raise ConfigurationError(
-                    f"database {redacted(self.url)} is another program's: it has a table {min(taken)!r}; name a new one"
+                    f"database {redacted(self.url)} is another program's (table {min(taken)!r}); use a new one"
                 )
             # Views depend on the tables: they are dropped before the upgrade and created again after it.
             for name in reversed(VIEWS):  # some read from those before them
@@ -93,7 +93,7 @@ class Database:
         except OperationalError as exc:
             if "unable to open" in str(exc.orig):
                 raise ConfigurationError(f"cannot use database {redacted(self.url)}: {exc.orig}") from exc
-            # Locked, disk full, server down: temporary, and the service manager starts us again.
+            # Locked, disk full, server down: temporary, and the service manager restarts the daemon.
             raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
         except DBAPIError as exc:
             raise ConfigurationError(f"cannot use database {redacted(self.url)}: {_one_line(exc)}") from exc
@@ -130,10 +130,10 @@ class Database:
                 raise StoreError(f"database {redacted(self.url)}: {_one_line(exc)}") from exc
             if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar():
                 connection.close()
-                raise AlreadyRunningError(f"another bibwatch works on {redacted(self.url)}")
+                raise AlreadyRunningError(f"another bibwatch is using {redacted(self.url)}")
             self._locked = connection
             return
-        # The lock is the kernel's, not the file's presence: it goes with the process, kill -9 included.
+        # The lock is flock's, not the file's existence: the kernel releases it when the process dies.
         try:
             file = self._lock_file.open("ab")
         except OSError as exc:
@@ -142,7 +142,7 @@ class Database:
         while not _flock(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 file.close()
-                raise AlreadyRunningError(f"another bibwatch works on {self.file}")
+                raise AlreadyRunningError(f"another bibwatch is using {self.file}")
             time.sleep(0.05)
         self._locked = file
 
@@ -167,13 +167,13 @@ class Database:
         return real.with_name(real.name + ".lock")
 
     def check_in_place(self) -> None:
-        """Raise StoreError if the SQLite file was removed or replaced: nobody would see what is written."""
+        """Raise StoreError if the SQLite file was removed or replaced: nobody would see further writes."""
         if self.file is None:
             return
         inode = self.file.stat().st_ino if os.path.exists(self.file) else None  # noqa: PTH110
         self._inode = self._inode or inode
         if inode != self._inode:
-            raise StoreError(f"database {self.file} was removed or replaced; starting again makes a new one")
+            raise StoreError(f"database {self.file} was removed or replaced; a restart creates a new one")
 
     def unlock(self) -> None:
         """Release the lock."""
@@ -200,7 +200,7 @@ def sqlite_file(url: str) -> Path | None:
         return None
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise ConfigurationError("database_url: SQLite needs a file, such as sqlite:///bibwatch.db")
-    return Path(os.path.abspath(parsed.database))  # noqa: PTH100  # links are kept as written
+    return Path(os.path.abspath(parsed.database))  # noqa: PTH100  # does not resolve links
 
 
 def _one_line(exc: DBAPIError) -> str:
@@ -245,7 +245,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads before it writes would fail at once instead of waiting for the lock.
+    # A deferred transaction that reads before it writes would fail at once instead of waiting for the lock.
     reading = connection.get_execution_options().get("writing") is False
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 

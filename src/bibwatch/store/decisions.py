@@ -1,4 +1,4 @@
-"""What people decide about the bibs of an image. Machines never write here, and nothing here is ever overwritten."""
+"""People's decisions about the bibs of an image. Never written by machines, and never overwritten."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bibwatch.store.database import Database
 from bibwatch.store.results import box_row
 from bibwatch.store.schema import decisions, files, images, now, path_to_text
 
-_ID = re.compile(r"[0-9]{1,18}")  # what fits into the column
-# The view shows what is in force: the number as it was judged, and what a person made of it.
-_IN_FORCE = text("SELECT bib, verdict FROM bib_results WHERE image_id = :image")
-# The numbers that show as this one: those corrected to it, and itself where it was not corrected to another.
-_SHOW_AS = text("""
+_ID = re.compile(r"[0-9]{1,18}")  # fits into the column
+# The view combines readings with decisions.
+_EFFECTIVE = text("SELECT bib, verdict FROM bib_results WHERE image_id = :image")
+# The judged or added bibs that are shown as this bib: those corrected to it, and itself unless corrected to another.
+_ORIGINALS = text("""
     SELECT bib FROM decisions WHERE image_id = :image AND NOT superseded AND corrected_to = :bib
     UNION
     SELECT b.bib FROM readings b JOIN results r ON r.id = b.result_id AND NOT r.superseded
@@ -38,15 +38,15 @@ class Shown(NamedTuple):
 
 
 class Decisions:
-    """The decisions of one database. Raises StoreError when it is not to be had."""
+    """The decisions in one database. Every method raises StoreError when it is unavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def image(self, image: str) -> int:
-        """Return the id of an image that is given by its id or by the path of one of its files.
+        """Return the id of an image, given its id or the path of one of its files.
 
-        Raises BibwatchError if there is none: not known, or not read yet.
+        Raises BibwatchError if it is unknown or has not been read yet.
         """
         path = path_to_text(image)
         by_path = (
@@ -61,29 +61,29 @@ class Decisions:
         raise BibwatchError(f"no image {image}: give its image_id, or the path of a photo that has been read")
 
     def decide(self, image_id: int, decision: Decision) -> list[Shown]:
-        """Record a decision; return what `bib_results` shows of the image now.
+        """Record a decision; return the image's bibs as `bib_results` now shows them.
 
-        Raises BibwatchError if the decision is about a bib that the image does not have.
+        Raises BibwatchError if the image does not have the bib.
         """
         with self._database.write() as connection:
-            bibs = [decision.bib] if decision.action is Action.ADD else _judged_as(connection, image_id, decision.bib)
+            bibs = [decision.bib] if decision.action is Action.ADD else _originals(connection, image_id, decision.bib)
             earlier = (decisions.c.image_id == image_id, decisions.c.bib.in_(bibs), ~decisions.c.superseded)
             connection.execute(update(decisions).where(*earlier).values(superseded=True))
             connection.execute(decisions.insert(), [_row(image_id, bib, decision) for bib in bibs])
             return _shown(connection, image_id)
 
 
-def _judged_as(connection: Connection, image_id: int, bib: str) -> list[str]:
-    """Return the numbers, as they were judged, that show as this bib. Raises BibwatchError if there is none."""
-    found = list(connection.execute(_SHOW_AS, {"image": image_id, "bib": bib}).scalars())
+def _originals(connection: Connection, image_id: int, bib: str) -> list[str]:
+    """Return the judged or added bibs that are shown as this bib. Raises BibwatchError if there is none."""
+    found = list(connection.execute(_ORIGINALS, {"image": image_id, "bib": bib}).scalars())
     if not found:
         has = ", ".join(each.bib for each in _shown(connection, image_id)) or "none"
-        raise BibwatchError(f"image {image_id} has no bib {bib} (it has: {has}); --add adds one")
+        raise BibwatchError(f"image {image_id} has no bib {bib} (it has: {has}); to add one, use --add")
     return found
 
 
 def _shown(connection: Connection, image_id: int) -> list[Shown]:
-    rows = connection.execute(_IN_FORCE, {"image": image_id}).all()
+    rows = connection.execute(_EFFECTIVE, {"image": image_id}).all()
     return sorted({Shown(row.bib, row.verdict) for row in rows})
 
 

@@ -1,6 +1,6 @@
-"""Judging again what was recognised before: candidates out of the database, readings back into it.
+"""Storage for re-judging: loads candidates, records readings.
 
-Knows rows. Does not judge, reads no photo, and never touches a decision.
+Knows rows. Does not judge, opens no photo, and never touches a decision.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SET_REJECTION = (
 
 
 class Case(NamedTuple):
-    """The candidates of one result, and what was made of them last."""
+    """The candidates of one result, and their last judgement."""
 
     result_id: int
     ids: list[int]  # of the candidates' rows
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 class Judgements:
-    """The judgements of one database. Raises StoreError when it is not to be had."""
+    """The judgements in one database. Every method raises StoreError when it is unavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -78,7 +78,7 @@ class Judgements:
     def page(self, after: int, *, other_than: str | None = None) -> list[Case]:
         """Return the next page of results with candidates, by id; empty when there are no more.
 
-        `other_than`: only those that this judge has not judged yet.
+        With `other_than`, only those that were not judged by the judge with that fingerprint.
         """
         chosen = select(results.c.id).where(results.c.id > after, *_to_judge(other_than))
         with self._database.query() as connection:
@@ -86,7 +86,7 @@ class Judgements:
             return _cases(connection, ids) if ids else []
 
     def record(self, judged: Iterable[tuple[Case, Judgement]], judged_by: str) -> int:
-        """Record what a judge made of a page; return how many results have other readings than before."""
+        """Record the judgements of a page; return for how many results the readings changed."""
         changed: dict[int, list[dict[str, Any]]] = {}
         rejections: list[dict[str, Any]] = []
         ids: list[int] = []

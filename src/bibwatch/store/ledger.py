@@ -1,9 +1,9 @@
-"""The ledger: what became of every file.
+"""The ledger: the state of every file.
 
-Every method is one transaction; a result and its file's new state are written together. It touches no disk and no
-model. Every method raises StoreError when the database is unavailable.
+Every method is one transaction; a result and its file's new state are written together. Every method raises
+StoreError when the database is unavailable. Touches neither disk nor models.
 
-What runs for every photo finds its rows by index: its cost does not depend on how many files the ledger holds.
+Queries that run for every photo use an index: their cost does not depend on the number of files in the ledger.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AWAITED = (State.SETTLING, State.EMPTY, State.INCOMPLETE, State.UNREADABLE)
 
 
 class Ledger:
-    """The files of one database, for those who find them, read them, or want them read again."""
+    """The files in one database, for ingest, for the pipeline, and for retries."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class Ledger:
             return {text_to_path(path): State(state) for path, state in connection.execute(query).all()}
 
     def mark_gone(self, camera: str, paths: Collection[str]) -> None:
-        """Mark those of the paths as gone that were still waited for."""
+        """Mark those of the paths that were still awaited as gone."""
         gone = {"state": State.GONE, "error": "vanished before it was complete", "updated_at": now()}
         here = and_(files.c.camera == camera, files.c.state.in_(_AWAITED))
         with self._database.write() as connection:
@@ -62,7 +62,7 @@ class Ledger:
                 connection.execute(update(files).where(here, files.c.path == path_to_text(path)).values(gone))
 
     def record_sightings(self, camera: str, sightings: Iterable[Sighting]) -> None:
-        """Record new and changed files; a path that has new content starts afresh."""
+        """Record new and changed files; a path with new content starts over."""
         rows = [_row(camera, sighting) for sighting in sightings]
         if not rows:
             return
@@ -79,7 +79,7 @@ class Ledger:
                 "attempts": 0,
                 "priority": Priority.FRESH,
                 "image_id": None,
-                # what comes after a file that was read, or is being read, is another photo under the same name
+                # if the previous content was read, or is being read, this is another photo under the same name
                 "first_seen_at": case(
                     (or_(files.c.image_id.is_not(None), files.c.state == State.READING), new.first_seen_at),
                     else_=files.c.first_seen_at,
@@ -100,10 +100,10 @@ class Ledger:
     # For the pipeline
 
     def recover(self, recognisers: Sequence[Recogniser], max_attempts: int) -> int:
-        """Prepare for a new run, and return how many files were being read when the last one died.
+        """Prepare for a new run, and return how many files were being read when the last run died.
 
-        Those are quarantined; after `max_attempts` deaths they have failed. Images that no recogniser has read become
-        ready again.
+        Those are quarantined, and failed after `max_attempts` deaths. Images that none of the recognisers has read
+        become ready again.
         """
         with self._database.write() as connection:
             for recogniser in recognisers:
@@ -146,9 +146,9 @@ class Ledger:
         return [_claim(row) for row in rows]
 
     def release(self, claims: Sequence[Claim], *, quarantined: bool = False) -> None:
-        """Make claimed files ready again without counting the attempt, because no photo is to blame.
+        """Make claimed files ready again without counting the attempt.
 
-        Where one of them may be, they are `quarantined`: each is read alone.
+        With `quarantined`, because one of them may be to blame, each is then read alone.
         """
         back: dict[str, Any] = {"state": State.READY, "attempts": files.c.attempts - 1, "updated_at": now()}
         if quarantined:
@@ -188,7 +188,7 @@ class Ledger:
             "state": State.READY,
             "attempts": 0,
             "error": None,
-            # one that the model failed on, or died with, is read alone
+            # a photo on which the model failed or bibwatch died is read alone
             "priority": case((files.c.state == State.FAILED, Priority.QUARANTINED), else_=Priority.FRESH),
             "updated_at": now(),
         }
@@ -228,7 +228,7 @@ def _stat(row: RowMapping) -> Stat:
     return Stat(int(row["inode"]), row["size"], row["mtime_ns"], row["ctime_ns"])
 
 
-# The claimed file, if it is still being read and still the same on disk as far as ingest knows.
+# The claimed file, if it is still being read and has not changed on disk as far as ingest knows.
 _STILL = and_(
     files.c.id == bindparam("claim"),
     files.c.state == State.READING,
@@ -244,14 +244,14 @@ _READ = (
     update(files)
     .where(_STILL)
     .values(
-        # What another model has read, and this one fails on, has been read.
+        # A photo that another model has read counts as read, even if this one fails on it.
         state=case((_FAILED_BUT_READ, State.DONE), else_=bindparam("new_state")),
         error=case((_FAILED_BUT_READ, None), else_=bindparam("new_error")),
         image_id=bindparam("image"),
         **_DONE,
     )
 )
-# What was read before, and has gone or gone bad since, stays what it was.
+# A file that was read before stays `done`, even if it is gone or corrupt now.
 _UNREAD = (
     update(files)
     .where(_STILL)

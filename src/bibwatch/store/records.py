@@ -1,4 +1,4 @@
-"""What passes between the store and its users: sightings in, claims out, and what came of them."""
+"""The records exchanged with the store: sightings, claims, and their outcomes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bibwatch.judging import Judgement
 
 
 class Priority(IntEnum):
-    """Which ready files are read first."""
+    """The order in which ready files are read."""
 
     FRESH = 0
-    QUARANTINED = 1  # it was being read when bibwatch died, or the model failed on it: read alone, after the others
+    QUARANTINED = 1  # bibwatch died while reading it, or the model failed on it: read alone, after the others
     AGAIN = 2  # read before, with other options
 
 
 class Sighting(NamedTuple):
-    """A file as seen in its folder, and the state it is in."""
+    """A file as seen in its folder, and its state."""
 
     path: str
     stat: Stat
@@ -31,7 +31,7 @@ class Sighting(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A file taken for reading."""
+    """A file claimed for reading."""
 
     id: int
     camera: str
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What a recogniser made of one image, ready to be recorded."""
+    """A recogniser's result for one image, to be recorded."""
 
     model: str
     device: str
@@ -60,7 +60,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of one claim: a photo and a result (None: it has one already), or a state and an error."""
+    """The outcome of one claim: a photo and a result (None if it already has one), or a state and an error."""
 
     claim: Claim
     photo: Photo | None = None

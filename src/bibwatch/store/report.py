@@ -24,7 +24,7 @@ class Report:
 
         Counts every file, from an index: it takes time in proportion to their number.
         """
-        query = select(files.c.state, func.count()).group_by(files.c.camera, files.c.state)  # as the index has them
+        query = select(files.c.state, func.count()).group_by(files.c.camera, files.c.state)  # in the order of the index
         if names is not None:
             query = query.where(files.c.camera.in_(names))
         counts: Counter[State] = Counter()

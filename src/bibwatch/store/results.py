@@ -1,7 +1,7 @@
-"""Images, results, candidates and readings: what was recognised, once for each image and recogniser.
+"""Images, results, candidates and readings: one result for each image and recogniser.
 
-Knows how a result becomes rows, and which of several results is the one to show. Every function works in the
-caller's transaction.
+Knows how a result becomes rows, and which of several results is shown. Every function works in the caller's
+transaction.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def was_read() -> Any:
 
 
 def adopt(connection: Connection, recogniser: Recogniser) -> None:
-    """Take results of an earlier version, whose fingerprints were made otherwise, for those of this recogniser."""
+    """Attribute results of an earlier version, whose fingerprints were computed differently, to this recogniser."""
     same = and_(results.c.stage == recogniser.stage, results.c.preset == recogniser.preset)
     earlier = and_(same, results.c.fingerprint.startswith(EARLIER), ~results.c.superseded)
     connection.execute(update(results).where(earlier).values(fingerprint=recogniser.fingerprint))
 
 
 def put_forward(connection: Connection, recogniser: Recogniser) -> None:
-    """Where an image has results by several sets of options of this preset, show the one now in force."""
+    """If an image has results from several sets of options of this preset, show the one with the current options."""
     mine: Table = results.alias("mine")  # type: ignore[assignment]
     both = exists().where(
         mine.c.image_id == results.c.image_id,
@@ -126,7 +126,7 @@ def box_row(box: Box | None) -> dict[str, float | None]:
     return {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 
-# Written once: putting a statement together takes longer than the database takes for it.
+# Built once: building a statement takes longer than executing it.
 _IMAGE_ID = select(images.c.id).where(images.c.sha256 == bindparam("sha256"))
 _SUPERSEDE_OTHERS = (
     update(results)

@@ -1,4 +1,4 @@
-"""The tables and the SQL views, as they are now; migrations/ brings older databases here.
+"""The current tables and SQL views; migrations/ upgrades older databases to them.
 
 Times are ISO-8601 UTC text with milliseconds, so that they sort, and read the same in SQLite and PostgreSQL.
 Tables may change from release to release; the views are the contract (docs/sql.md).
@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = MetaData()
-_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in an INTEGER key
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements only an INTEGER key
 
 
 def _box() -> list[Column[float]]:
@@ -95,7 +95,7 @@ results = Table(
     Column("device", String, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("output_json", Text),
-    Column("looks_json", Text),  # the looks that were taken, those that saw nothing too
+    Column("looks_json", Text),  # all looks taken, including those that found nothing
     Column("candidates_cut", Integer, nullable=False, server_default=text("0")),
     Column("clear_numbers", Text),  # those that show the form of the race, separated by spaces
     Column("judged_by", String),  # fingerprint of the judge; NULL: not judged since an earlier version
@@ -178,7 +178,7 @@ decisions = Table(
     Index("ix_decisions_image_id_bib", "image_id", "bib"),
 )
 
-EARLIER = "earlier:"  # begins the fingerprints of results made before fingerprints left defaults out
+EARLIER = "earlier:"  # prefix of fingerprints from before fingerprints left out defaults
 
 # One row for each image, and for each file that is not an image yet: an image's state is that of its
 # oldest file, and `done` when no file has its bytes any more (it was overwritten).
@@ -296,7 +296,7 @@ _JSON_EACH = "json_each_text(CAST(q.near_json AS json))"
 
 
 def insert_into(dialect: str, table: Table) -> Any:
-    """Return an insert that knows `on_conflict_do_...`, which SQLAlchemy has for each dialect by itself."""
+    """Return an insert with `on_conflict_do_...`, which SQLAlchemy provides per dialect."""
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
@@ -310,8 +310,8 @@ def now() -> str:
     return iso(datetime.now(UTC))
 
 
-# Names that are not UTF-8 come from the system as lone surrogates, which no database takes. They are kept one for
-# one in a private-use plane that file names do not use.
+# Python represents file names that are not UTF-8 with lone surrogates, which no database stores. They are mapped one
+# to one to a private-use plane that file names do not use.
 _TO_TEXT = {code: code + 0x100000 for code in range(0xDC80, 0xDD00)}
 _TO_PATH = {there: here for here, there in _TO_TEXT.items()}
 
