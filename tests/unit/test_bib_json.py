@@ -163,7 +163,7 @@ def test_bibs_of_answers_that_differ_are_half_sure_at_most(text: str, confidence
 
 
 def test_the_example_of_the_prompt_is_no_answer() -> None:
-    with pytest.raises(ModelReplyError, match="the reply repeats the example of the prompt: 256"):
+    with pytest.raises(ModelReplyError, match="the reply repeats the example in the prompt: 256"):
         interpret('{"bib": 256}', _PROMPT)
     sure = scores('{"bibs": ["256", "42"]}', _PROMPT, unknown_confidence=0.9)
     assert sure == {"256": 0.5, "42": 0.9}, "it may be worn, too"
@@ -174,8 +174,8 @@ def test_the_example_of_the_prompt_is_no_answer() -> None:
 def test_a_number_of_the_prompt_that_is_no_example_is_half_sure_at_most() -> None:
     found = interpret('{"bibs": ["123", "888"]}', "Bibs here are 100 to 123 and 800 to 888.", unknown_confidence=0.99)
     assert [(each.text, each.score, each.doubt) for each in found] == [
-        ("123", 0.5, "a word of the question"),
-        ("888", 0.5, "a word of the question"),
+        ("123", 0.5, "a word from the prompt"),
+        ("888", 0.5, "a word from the prompt"),
     ]
     assert bibs_in('{"bibs": ["7"]}', "Read up to 7 bibs. JSON.", pattern=r"\d{1,3}") == ["7"]
 

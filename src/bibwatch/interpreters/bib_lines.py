@@ -1,6 +1,6 @@
-"""`bib_lines`: what may be bibs among the lines of text that an OCR found.
+"""`bib_lines`: bib candidates from the text lines found by OCR.
 
-A line is a candidate as a whole: `1234`, and also `RUN 2026` and `14:32`. Does not know which of them are bibs.
+Each line is one candidate: `1234`, but also `RUN 2026` and `14:32`. Does not decide which of them are bibs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean
 from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 
-_LONE = 2  # characters of a text without digits that may be part of a bib: a letter, or a pair of them
-_NEAR = 1.0  # heights of a line between it and what stands beside it
+_MAX_PREFIX = 2  # characters of a digitless line that may be part of a bib
+_MAX_GAP = 1.0  # distance to an adjacent word, in line heights
 
 
 class BibLinesOptions(InterpreterOptions):
-    """Nothing to choose: which lines are bibs is for the judge."""
+    """No options: the judge decides which lines are bibs."""
 
     accepts: ClassVar[OutputKind] = OutputKind.LINES
     produces: ClassVar[str] = "candidates"
@@ -30,21 +30,21 @@ class BibLinesOptions(InterpreterOptions):
 
 
 class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
-    """Take every line that has a digit, and every lone letter, each with the letter or word beside it."""
+    """Makes a candidate of every line that has a digit or is only one or two characters long."""
 
     options_type: ClassVar[type[InterpreterOptions]] = BibLinesOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
-        del prompt  # an OCR was not asked anything
+        del prompt  # OCR takes no prompt
         lines = [replace(line, text=clean(line.text)) for line in prediction.lines]
         words = [line for line in lines if not _has_digit(line.text) and line.text.strip()]
         return tuple(
             Candidate(
                 text=line.text,
-                score=max(0.0, min(line.score, 1.0)),  # in this order NaN is 0
+                score=max(0.0, min(line.score, 1.0)),  # this order turns NaN into 0
                 box=line.box,
                 source=Source.LINE,
-                beside=_beside(line.box, words) if _has_digit(line.text) else None,
+                beside=_adjacent_word(line.box, words) if _has_digit(line.text) else None,
             )
             for line in lines
             if _may_be_part_of_a_bib(line.text)
@@ -52,21 +52,23 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
 
 
 def _may_be_part_of_a_bib(text: str) -> bool:
-    return _has_digit(text) or 0 < sum(map(str.isalnum, text)) <= _LONE
+    return _has_digit(text) or 0 < sum(map(str.isalnum, text)) <= _MAX_PREFIX
 
 
 def _has_digit(text: str) -> bool:
     return any(map(str.isdigit, text))
 
 
-def _beside(box: Box, words: Sequence[TextLine]) -> str | None:
-    """Return the nearest word on the same line of print, to the left or the right."""
+def _adjacent_word(box: Box, words: Sequence[TextLine]) -> str | None:
+    """Return the nearest word to the left or right on the same row, if close enough."""
     height = box.y2 - box.y1
-    gaps = [(max(box.x1 - word.box.x2, word.box.x1 - box.x2), word.text) for word in words if _level(box, word.box)]
-    near = [(gap, text) for gap, text in gaps if gap <= _NEAR * height]
+    gaps = [
+        (max(box.x1 - word.box.x2, word.box.x1 - box.x2), word.text) for word in words if _on_same_row(box, word.box)
+    ]
+    near = [(gap, text) for gap, text in gaps if gap <= _MAX_GAP * height]
     return min(near)[1] if near else None
 
 
-def _level(one: Box, other: Box) -> bool:
-    shared = min(one.y2, other.y2) - max(one.y1, other.y1)
-    return shared >= 0.5 * min(one.y2 - one.y1, other.y2 - other.y1)
+def _on_same_row(one: Box, other: Box) -> bool:
+    overlap = min(one.y2, other.y2) - max(one.y1, other.y1)
+    return overlap >= 0.5 * min(one.y2 - one.y1, other.y2 - other.y1)
