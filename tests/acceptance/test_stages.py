@@ -90,7 +90,7 @@ def test_a_describing_stage_with_an_ocr_is_refused_before_anything_is_read(stage
     assert done.returncode == 78
     (line,) = done.stderr.splitlines()
     assert line == (
-        f"bibwatch: stages.{stage}: preset rapidocr answers with lines of text, this stage needs a reply to a prompt; "
+        f"bibwatch: stages.{stage}: preset rapidocr returns lines of text, but this stage needs replies to a prompt; "
         "choose another with --preset (see `bibwatch presets`)"
     )
 

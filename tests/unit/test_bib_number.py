@@ -215,7 +215,7 @@ def test_a_runtime_that_gives_too_few_or_too_many_is_found_out(number: int) -> N
     asking = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), miscounting, BibLines(BibLinesOptions()))
     outcomes = list(asking.read([photo(), photo()]))
     assert len(outcomes) == 2
-    assert "predictions than there were images" in str(outcomes[-1].error)
+    assert "predictions than images" in str(outcomes[-1].error)
 
 
 def test_outcomes_come_as_the_model_gives_them() -> None:

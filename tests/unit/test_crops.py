@@ -75,7 +75,7 @@ def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: in
 @given(st.floats(0, 600), st.floats(0, 400), st.floats(4, 200), st.floats(4, 100), st.sampled_from([1, 2, 4]))
 def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height: float, scale: int) -> None:
     whole = photo(800, 600, scale=scale)
-    part = crops.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, crops.OF_A_READER)
+    part = crops.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, crops.MODEL_MARGIN)
     cut = crops.cut(whole, part)
     assert part.x1 <= x
     assert part.y2 >= min(600, y + height)
@@ -123,7 +123,7 @@ def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
     (outcome,) = stage.read([photo()])
     asked = stage.substages["second_model"].runtime
     assert isinstance(asked, ScriptedRuntime)
-    assert [picture.size for picture in asked.pictures] == [(120, 60)]  # the bib and a margin
+    assert [picture.size for picture in asked.images] == [(120, 60)]  # the bib and a margin
     found = {each.bib: each for each in readings(outcome)}
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
     assert found["1042"].box == UNSURE.box
@@ -187,13 +187,13 @@ def test_how_unsure_is_unsure_enough_to_ask_can_be_set() -> None:
             ask_below=ask_below,
         )
         list(stage.read([photo()]))
-        assert len(better.runtime.pictures) == asked
+        assert len(better.runtime.images) == asked
 
 
 def test_nobody_is_asked_when_there_is_no_doubt() -> None:
     stage = cascade(lines(SURE))
     list(stage.read([photo(), photo()]))
-    assert stage.substages["second_model"].runtime.pictures == []
+    assert stage.substages["second_model"].runtime.images == []
 
 
 def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
@@ -246,9 +246,9 @@ def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
     (outcome,) = stage.read([photo(2000, 1000)])
     found = [(each.bib, each.box, each.verdict) for each in readings(outcome)]
     assert found == [("1042", None, Verdict.REVIEW)], "a tile may have cut it off"
-    assert len(stage.runtime.pictures) > 4
-    assert stage.runtime.pictures[0].size == (2000, 1000)
-    assert {picture.size for picture in stage.runtime.pictures[1:]} == {(512, 512)}
+    assert len(stage.runtime.images) > 4
+    assert stage.runtime.images[0].size == (2000, 1000)
+    assert {picture.size for picture in stage.runtime.images[1:]} == {(512, 512)}
 
 
 @pytest.mark.parametrize("whole", [says(), says("1042", sure=0.99), says("1042", sure=0.97)])
@@ -263,7 +263,7 @@ def test_outcomes_come_one_by_one() -> None:
     stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 1})
     outcomes = stage.read([photo(), photo()])
     next(outcomes)
-    assert len(stage.runtime.pictures) == 2  # of the first photo: the whole, and one part
+    assert len(stage.runtime.images) == 2  # of the first photo: the whole, and one part
     assert len(list(outcomes)) == 1
 
 
@@ -285,11 +285,11 @@ def test_parts_of_several_photos_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_photo_does_not_wait_for_ever_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow model fills no batch in time: a watchdog would take it for one that hangs."""
-    monkeypatch.setattr(bib_number, "_PATIENCE", -1)
+    monkeypatch.setattr(bib_number, "_MAX_BATCH_WAIT", -1)
     stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 8})
     outcomes = stage.read([photo(), photo()])
     next(outcomes)
-    assert len(stage.runtime.pictures) == 2
+    assert len(stage.runtime.images) == 2
 
 
 def test_a_neighbour_seen_in_a_doubtful_part_is_no_second_bib() -> None:
@@ -363,7 +363,7 @@ def test_a_second_model_that_sees_nothing_has_looked() -> None:
 def test_a_small_photo_without_anything_to_see_is_read_once() -> None:
     stage = vlm(says("1042"), detected=lines())
     (outcome,) = stage.read([photo()])
-    assert len(stage.runtime.pictures) == 1
+    assert len(stage.runtime.images) == 1
     assert bibs(outcome) == ["1042"]
 
 
@@ -397,7 +397,7 @@ def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
     )
     stage = vlm(own, says("1042"), says("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), SURE))
     (outcome,) = stage.read([photo()])
-    assert len(stage.runtime.pictures) == 3, "the whole, its own box, and the other of the detector's two"
+    assert len(stage.runtime.images) == 3, "the whole, its own box, and the other of the detector's two"
     assert set(bibs(outcome)) == {"1042", "731"}
 
 

@@ -465,7 +465,7 @@ class TestScaling:
             assert abs(side - whole * factor) < 1.501  # the longer side is cut off, the other follows and is rounded
 
     def test_a_scaler_of_a_whole_class_is_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"Own\.scaler: give a scaler to the extractor"):
+        with pytest.raises(TypeError, match=r"Own\.scaler: pass a scaler to the extractor"):
             type("Own", (FakeExtractor,), {"scaler": ImageScaler(100)})
 
     def test_a_scale_of_nothing_is_refused(self) -> None:
@@ -476,7 +476,7 @@ class TestScaling:
 
     @pytest.mark.parametrize("side", ["100", (100, 100), float("nan"), 100j])
     def test_a_scale_that_is_no_number_is_refused(self, side: Any, fake: FakeExtractor) -> None:
-        told = re.escape(f"scale_width = {side!r} is no number of pixels: give 1 or more, or None")
+        told = re.escape(f"scale_width = {side!r} is not a number of pixels: use 1 or more, or None")
         with pytest.raises(ConfigurationError, match=f"^{told}$"):
             get_extractor("rapidocr", scale_width=side)
         with pytest.raises(ConfigurationError, match=f"^{told}$"):

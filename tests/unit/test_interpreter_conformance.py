@@ -173,12 +173,12 @@ class TestTheConformanceTestsThemselves:
 
     def test_other_exceptions_are_found(self) -> None:
         with pytest.raises(KeyError):
-            self.Sloppy().test_any_prediction_has_a_value_or_is_a_reply_error()
+            self.Sloppy().test_any_prediction_has_a_value_or_raises_a_reply_error()
 
     def test_a_cut_off_reply_that_is_taken_is_found(self) -> None:
-        self.Sloppy().test_good_predictions_have_their_values()
+        self.Sloppy().test_good_predictions_have_the_expected_values()
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            self.Sloppy().test_a_reply_that_was_cut_off_is_an_error_that_says_so()
+            self.Sloppy().test_a_truncated_reply_raises_a_truncation_error()
 
     def test_a_reply_that_is_no_answer_and_is_taken_is_found(self) -> None:
         class Trusting(self.Sloppy):  # type: ignore[misc, name-defined]
@@ -186,11 +186,11 @@ class TestTheConformanceTestsThemselves:
                 return PlainText(PlainTextOptions())
 
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            Trusting().test_a_reply_that_is_no_answer_is_an_error()
+            Trusting().test_a_reply_without_an_answer_is_an_error()
 
     def test_a_class_without_good_predictions_is_found(self) -> None:
-        with pytest.raises(AssertionError, match="names no good prediction"):
-            InterpreterConformance().test_good_predictions_have_their_values()
+        with pytest.raises(AssertionError, match="defines no good prediction"):
+            InterpreterConformance().test_good_predictions_have_the_expected_values()
 
 
 def test_the_strings_of_a_value_are_found_however_deep() -> None:

@@ -30,7 +30,7 @@ def make(*predictions: Prediction, **options: Any) -> Any:
 
 def pictures(stage: Any) -> list[tuple[int, int]]:
     assert isinstance(stage.runtime, ScriptedRuntime)
-    return [picture.size for picture in stage.runtime.pictures]
+    return [picture.size for picture in stage.runtime.images]
 
 
 def test_without_regions_the_whole_photo_is_looked_at() -> None:
@@ -105,8 +105,8 @@ def test_boxes_are_those_of_the_photo_at_full_size() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": ["arch"]}, "no region is called 'arch'; there are: photo"),
-        ({"labels": ["arhc"], "regions": [ARCH]}, "no region is called 'arhc'; there are: arch"),
+        ({"labels": ["arch"]}, "no region named 'arch'; available: photo"),
+        ({"labels": ["arhc"], "regions": [ARCH]}, "no region named 'arhc'; available: arch"),
         ({"regions": [{"label": "x", "box": (0.5, 0, 0.5, 1)}]}, "is empty"),
         ({"regions": [{"label": "x", "box": (0, 0, 1.5, 1)}]}, "less than or equal to 1"),
         ({"regions": [{"label": "", "box": (0, 0, 1, 1)}]}, "at least 1 character"),
