@@ -1,4 +1,4 @@
-"""`bib_lines`: which lines of text may be bibs, and what stands beside them."""
+"""`bib_lines`: which lines of text are bib candidates, and the words next to them."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ def texts(*lines: str) -> list[str]:
         *("14:32", "1,234", "#1234", "№ 42", "RUN 2026", "10 KM", "5K", "MM101", "1234\u200b", "\uff11\uff12\uff13"),
     ],
 )
-def test_a_line_with_a_digit_is_a_candidate_as_it_was_seen(line: str) -> None:
-    """Whether it is a bib of this race is for the judge."""
+def test_a_line_with_a_digit_is_a_candidate_as_read(line: str) -> None:
+    """The judge decides whether it is a bib of this race."""
     assert interpret((line, 0.9)) == (Candidate(line, 0.9, _BOX, source=Source.LINE),)
 
 
-def test_what_no_database_keeps_is_left_out() -> None:
+def test_characters_no_database_can_store_are_removed() -> None:
     assert texts("12\x0034", "\ud80056") == ["1234", "\ufffd56"]
 
 
 @pytest.mark.parametrize("line", ["M", "ab", "M.", "Ä"])
 def test_a_lone_letter_is_a_candidate(line: str) -> None:
-    """It may have been printed apart from the digits of its bib."""
+    """It may be a prefix printed apart from the digits of its bib."""
     assert texts(line) == [line]
 
 
 @pytest.mark.parametrize("line", ["", " ", "FINISH", "KMH", "-", "..."])
-def test_words_are_no_candidates(line: str) -> None:
+def test_words_are_not_candidates(line: str) -> None:
     assert texts(line) == []
 
 
-def test_each_line_is_a_candidate_of_its_own_in_order() -> None:
-    """Also where the same number is seen twice: each time is evidence."""
+def test_each_line_is_a_separate_candidate_in_order() -> None:
+    """Even if the same number occurs twice: each occurrence is evidence."""
     assert texts("42", "042", "FINISH", "42") == ["42", "042", "42"]
 
 
 @pytest.mark.parametrize("score", [0.0, 0.1, 0.5, 1.0])
-def test_lines_the_model_is_unsure_of_are_candidates(score: float) -> None:
+def test_lines_with_low_scores_are_candidates(score: float) -> None:
     assert [candidate.score for candidate in interpret(("1234", score))] == [score]
 
 
 @pytest.mark.parametrize(("score", "taken"), [(1.0000001, 1), (math.inf, 1), (-0.1, 0), (math.nan, 0)])
 def test_a_score_is_from_zero_to_one(score: float, taken: float) -> None:
-    """Models round, and say 1.0000001; what is no number is not certainty."""
+    """Models may return 1.0000001 or NaN."""
     assert interpret(("1234", score))[0].score == taken
 
 
@@ -82,9 +82,9 @@ NUMBER = TextLine("10151", 0.99, Box(100, 100, 200, 140))
     [
         (Box(70, 100, 95, 140), True),  # to the left
         (Box(205, 100, 230, 140), True),  # to the right
-        (Box(70, 115, 95, 155), True),  # printed a little lower
+        (Box(70, 115, 95, 155), True),  # slightly lower
         (Box(62, 100, 70, 140), True),
-        (Box(20, 100, 55, 140), False),  # further than the print is high
+        (Box(20, 100, 55, 140), False),  # farther away than the line is tall
         (Box(100, 50, 200, 90), False),  # above
         (Box(70, 130, 95, 170), False),  # on the next line
     ],
@@ -104,12 +104,12 @@ def test_another_number_is_not_beside() -> None:
 
 
 @pytest.mark.parametrize("options", [{"pattern": r"\d+"}, {"min_confidence": 0.5}, {"patern": "x"}])
-def test_what_is_for_the_judge_is_no_option(options: dict[str, object]) -> None:
+def test_options_of_the_judge_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         BibLinesOptions(**options)
 
 
-def test_no_lines_are_no_candidates() -> None:
+def test_no_lines_no_candidates() -> None:
     assert interpret() == ()
 
 

@@ -1,4 +1,4 @@
-"""What a model is asked: by the stage, by its preset, and shortly for a warm-up."""
+"""Prompts: of the stage, of its preset, and for warm-up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN = "Describe this picture in a few sentences."
 
 
 class Asked(BatchRuntime[GenerativeOptions]):
-    """Notes what it is asked, and how long the answer may be."""
+    """Records its prompts and the maximum length of replies."""
 
     options_type = GenerativeOptions
 
@@ -52,25 +52,25 @@ def options(prompt: str = "", **model: Any) -> PictureDescriptionOptions:
         ("Colours?", {"picture_description": "What is there?"}, "Colours?"),
     ],
 )
-def test_a_preset_knows_how_its_model_is_asked_best(prompt: str, prompts: dict[str, str], asked: str) -> None:
+def test_a_preset_may_override_the_prompt(prompt: str, prompts: dict[str, str], asked: str) -> None:
     assert options(prompt, prompts=prompts).question == asked
 
 
-def test_only_the_question_that_is_asked_makes_another_result() -> None:
+def test_only_the_effective_prompt_changes_the_fingerprint() -> None:
     plain = options().fingerprint()
     assert options(prompts={"bib_number": "Which bibs?"}).fingerprint() == plain
     assert options(prompts={"picture_description": "What is there?"}).fingerprint() != plain
     assert options(prompts={"picture_description": OWN}).fingerprint() == plain
 
 
-def test_prompts_of_a_preset_come_from_the_configuration() -> None:
+def test_prompts_of_a_preset_are_configurable() -> None:
     presets = {"mine": {"base": "smolvlm-256m", "prompts": {"bib_number": "Which bibs?"}}}
     stage = Registry(presets=presets).stage_options("bib_number", "mine")
     assert stage.question == "Which bibs?"
 
 
 @pytest.mark.parametrize(("most", "few"), [(1024, 4), (2, 2)])
-def test_a_warm_up_asks_the_stages_question_for_a_few_tokens(most: int, few: int) -> None:
+def test_warm_up_uses_the_stages_prompt_and_few_tokens(most: int, few: int) -> None:
     made = options(max_new_tokens=most)
     runtime = Asked(made.model_options)
     PictureDescription(made, runtime, PlainText(PlainTextOptions())).warm_up()
@@ -78,13 +78,13 @@ def test_a_warm_up_asks_the_stages_question_for_a_few_tokens(most: int, few: int
     assert runtime.options == made.model_options
 
 
-def test_a_runtime_that_writes_nothing_has_no_short_answers() -> None:
+def test_a_runtime_without_generation_ignores_short_answers() -> None:
     runtime = VisionOcr(VisionOcrOptions())
     with runtime.short_answers():
         assert runtime.options == VisionOcrOptions()
 
 
-def test_the_options_of_chance_are_bounded() -> None:
+def test_sampling_options_are_bounded() -> None:
     for wrong in ({"top_p": 0}, {"top_p": 1.1}, {"seed": -1}, {"seed": 0.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GenerativeOptions.model_validate({"kind": "x", **wrong})
