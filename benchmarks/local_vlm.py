@@ -186,16 +186,16 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
     table = {**preset_of(name, gpu=chosen.gpu), "repo_id": str(folder), "device": device, "max_new_tokens": new_tokens}
     options = Registry(presets={name: table}).model_options(name)
     guide = (QwenPlainLoop if name == "qwen2vl" else PlainLoop)(folder, device, new_tokens)
-    ways: dict[str, Callable[[], list[str]]] = {"guide": lambda: [guide.answer(path) for path in paths]}
+    methods: dict[str, Callable[[], list[str]]] = {"guide": lambda: [guide.answer(path) for path in paths]}
     runtimes = {}
     for size in dict.fromkeys([options.batch_size, *chosen.batch]):
         runtimes[f"batch {size}"] = VisionHfTransformers(options.model_copy(update={"batch_size": size}))
-        ways[f"batch {size}"] = lambda runtime=runtimes[f"batch {size}"]: answers(runtime, paths)
+        methods[f"batch {size}"] = lambda runtime=runtimes[f"batch {size}"]: answers(runtime, paths)
     guide.answer(paths[0])
     for runtime in runtimes.values():
         answers(runtime, paths[: runtime.options.batch_size])
-    took, memory, said = by_turns(ways, chosen.rounds, device)
-    seconds = {way: statistics.median(each) / len(paths) for way, each in took.items()}
+    took, memory, replies = by_turns(methods, chosen.rounds, device)
+    seconds = {method: statistics.median(each) / len(paths) for method, each in took.items()}
     case: dict[str, Any] = {
         "load_before": load,
         "parameters": sum(weights.numel() for weights in guide.model.parameters()),
@@ -207,18 +207,18 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
     }
     dtype = str(torch_dtype(options.dtype, device))
     print(f"{name}: guide {case['guide']}")
-    for way in runtimes:
-        ratios = sorted(guide / own for guide, own in zip(took["guide"], took[way], strict=True))
-        case["runtime"][way] = {
-            "own_choice": way == f"batch {options.batch_size}",
+    for method in runtimes:
+        ratios = sorted(guide / own for guide, own in zip(took["guide"], took[method], strict=True))
+        case["runtime"][method] = {
+            "own_choice": method == f"batch {options.batch_size}",
             "dtype": dtype,
-            "seconds_an_image": round(seconds[way], 4),
-            "times_as_fast": round(seconds["guide"] / seconds[way], 2),
+            "seconds_an_image": round(seconds[method], 4),
+            "times_as_fast": round(seconds["guide"] / seconds[method], 2),
             "in_the_rounds": [round(ratios[0], 2), round(ratios[-1], 2)],
-            "same_answers": sum(map(str.__eq__, said["guide"], said[way])),
-            **memory[way],
+            "same_answers": sum(map(str.__eq__, replies["guide"], replies[method])),
+            **memory[method],
         }
-        print(f"{name}: {way} {case['runtime'][way]}", flush=True)
+        print(f"{name}: {method} {case['runtime'][method]}", flush=True)
     if chosen.parts:
         case["parts"] = parts(guide, paths, dtype, options.batch_size)
         print(f"{name}: parts {case['parts']}", flush=True)
@@ -238,7 +238,7 @@ def preset_of(name: str, *, gpu: bool) -> dict[str, Any]:
 
 def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
     """Return the runtime's replies for the images."""
-    said = []
+    replies = []
     for prediction in runtime.predict_batch((Image.open(path) for path in paths), QUESTION):
         if prediction.error:
             raise prediction.error
@@ -246,35 +246,35 @@ def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
             prediction.finish_reason is not FinishReason.LENGTH
             or len(prediction.tokens) == runtime.options.max_new_tokens
         )
-        said.append(prediction.text)
-    return said
+        replies.append(prediction.text)
+    return replies
 
 
 def by_turns(
-    ways: dict[str, Callable[[], list[str]]], rounds: int, device: str
+    methods: dict[str, Callable[[], list[str]]], rounds: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, int]], dict[str, list[str]]]:
     """Run each method once per round; return its times, peak GPU memory and last replies."""
-    took: dict[str, list[float]] = {way: [] for way in ways}
-    memory: dict[str, dict[str, int]] = {way: {} for way in ways}
-    said = {}
+    took: dict[str, list[float]] = {method: [] for method in methods}
+    memory: dict[str, dict[str, int]] = {method: {} for method in methods}
+    replies = {}
     for _ in range(rounds):
-        for way, call in ways.items():
+        for method, call in methods.items():
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if device == "cuda" else 0
             start = time.perf_counter()
-            said[way] = call()
-            took[way].append(time.perf_counter() - start)
+            replies[method] = call()
+            took[method].append(time.perf_counter() - start)
             if device == "cuda":  # all weights are loaded at once; count only what this method adds
-                memory[way] = {"gpu_mb_beyond_weights": (torch.cuda.max_memory_allocated() - before) // 1_000_000}
-    return took, memory, said
+                memory[method] = {"gpu_mb_beyond_weights": (torch.cuda.max_memory_allocated() - before) // 1_000_000}
+    return took, memory, replies
 
 
 def parts(guide: PlainLoop, paths: Sequence[Path], dtype: str, batch: int) -> dict[str, dict[str, float]]:
     """Measure the parts of a reply, in seconds per image: in the plain loop and in batches."""
     fast = getattr(torch, dtype.removeprefix("torch."))
     figures = {}
-    for way, kind, size in (("guide", guide.dtype, 1), ("batched", fast, batch)):
+    for method, kind, size in (("guide", guide.dtype, 1), ("batched", fast, batch)):
         model = guide.model.to(kind)
         start = time.perf_counter()
         inputs = [guide.inputs(path) for path in paths[:size]]
@@ -283,7 +283,7 @@ def parts(guide: PlainLoop, paths: Sequence[Path], dtype: str, batch: int) -> di
         together = {key: value.to(guide.device, kind) if value.is_floating_point() else value.to(guide.device)
                     for key, value in together.items()}  # fmt: skip
         first = seconds_of(model, together, 1)
-        figures[way] = {
+        figures[method] = {
             "inputs": round(prepared / size, 4),
             "reading": round(first / size, 4),
             "writing": round((seconds_of(model, together, guide.new_tokens) - first) / size, 4),

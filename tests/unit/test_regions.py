@@ -68,7 +68,7 @@ def test_only_selected_labels_are_processed() -> None:
 
 def test_a_stage_may_filter_regions_itself() -> None:
     class Left(PictureDescription):
-        def wants(self, region: Region) -> bool:
+        def is_selected(self, region: Region) -> bool:
             return region.box.x1 == 0
 
     stage = scripted(Left, PlainText, says("x"), regions=[CLOCK, ARCH])

@@ -96,13 +96,13 @@ class RegionStage(Stage[OptionsT]):
             for x1, y1, x2, y2 in [region.box]
         ] or [Region(WHOLE, Box(0, 0, width, height))]
 
-    def wants(self, region: Region) -> bool:
+    def is_selected(self, region: Region) -> bool:
         """Return whether to process a region; a stage may filter by more than the label."""
         return not self.options.labels or region.label in self.options.labels
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         photos = list(photos)
-        selected = [[region for region in self.regions(photo) if self.wants(region)] for photo in photos]
+        selected = [[region for region in self.regions(photo) if self.is_selected(region)] for photo in photos]
         crops = (
             self._crop(photo, region) for photo, regions in zip(photos, selected, strict=True) for region in regions
         )
