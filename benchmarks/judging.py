@@ -2,7 +2,7 @@
 
     python benchmarks/judging.py [--images N] [--out FILE]
 
-Fills a database with typical OCR candidates (about ten per image), then runs the command twice: with other settings,
+Fills a database with typical OCR candidates (about twelve per image), then runs the command twice: with other settings,
 so that readings change, and with the same ones, so that none do. Counts the photo files opened and the model libraries
 imported, with an audit hook. Goal: 100,000 images in under 60 s on two cores.
 """

@@ -169,7 +169,7 @@ def _otsl(text: str) -> Sequence[Sequence[str]]:
 
 
 def _html(text: str) -> Sequence[Sequence[str]]:
-    if _TAG_IN_TAG.search(text):  # html.parser would rescan the rest of the reply for each
+    if _TAG_IN_TAG.search(text):  # html.parser would rescan the rest of the reply for each such tag
         raise ModelReplyError(f"an HTML tag in the reply's table is incomplete: {quoted(text)}")
     reader = _HtmlTables()
     try:

@@ -19,8 +19,8 @@ from bibwatch.errors import ModelReplyError
 from bibwatch.runtimes.base import TextLine
 
 _MAX_SLOPE = 0.25  # of lines, 14 degrees: in a steeper line's box, the position of the text is too uncertain
-_SLOPE_OFFSETS = [step / 400 for step in range(-16, 17)]  # of the rows relative to the lines, up to 2 degrees
-_ROW_TOLERANCE = 0.5  # maximum distance between the centers of two lines in a row, in line heights
+_SLOPE_OFFSETS = [step / 400 for step in range(-16, 17)]  # of the rows relative to the lines, up to 2.3 degrees
+_ROW_TOLERANCE = 0.5  # maximum distance between the centres of two lines in a row, in line heights
 _LARGE_GAP = 3.0  # in line heights; wider gaps between rows say nothing more about the slope
 _MARGIN = 0.25  # of a box around its text, in line heights
 
@@ -34,7 +34,7 @@ _Span: TypeAlias = tuple[float, float]  # from left to right
 
 @dataclass(frozen=True)
 class _Line:
-    """A line in the leveled image: its horizontal extent, vertical center and height."""
+    """A line in the levelled image: its horizontal extent, vertical centre and height."""
 
     text: str
     score: float
@@ -107,7 +107,7 @@ def _slope(lines: Sequence[TextLine]) -> float:
         middles = sorted(line.middle for line in _level(lines, tilt + offset))
         # Count a gap above and below the table too; otherwise a single row would score best when tilted.
         gaps = [largest, *(min(below - above, largest) for above, below in pairwise(middles)), largest]
-        # The mean gap, weighted by itself, favors small gaps within rows and large ones between them.
+        # The mean gap, weighted by itself, favours small gaps within rows and large ones between them.
         # Among equal slopes, prefer the one nearest to the lines'.
         return sum(gap * gap for gap in gaps) / sum(gaps) * (1 - abs(offset))
 
@@ -230,7 +230,7 @@ def _cells(row: Sequence[_Line], illegible: Sequence[_Line], columns: Sequence[_
 
 
 def _parts(line: _Line, columns: Sequence[_Span]) -> Iterator[tuple[str, float]]:
-    """Yield the texts of a line and their centers: the whole line, or each word if it spans several columns."""
+    """Yield the texts of a line and their centres: the whole line, or each word if it spans several columns."""
     if sum(map(line.overlaps, columns)) <= 1:
         yield line.text, (line.left + line.right) / 2
         return
