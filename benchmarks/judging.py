@@ -1,11 +1,10 @@
-"""How long judging again takes: `bibwatch judge` over images that have been read.
+"""Measure how long rejudging takes: `bibwatch judge` on images that have been read.
 
     python benchmarks/judging.py [--images N] [--out FILE]
 
-Fills a database with candidates as an OCR gives them (about ten an image), then runs the command twice: once with
-other settings, so that readings change, and once with the same, so that none do. Counts the photo files that are
-opened and the model libraries that are imported meanwhile, by the kernel's word. The goal: 100,000 images in under
-60 s on two cores.
+Fills a database with typical OCR candidates (about twelve per image), then runs the command twice: with other settings,
+so that readings change, and with the same ones, so that none do. Counts the photo files opened and the model libraries
+imported, with an audit hook. Goal: 100,000 images in under 60 s on two cores.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from bibwatch.store.schema import candidates, images, results
 
 GOAL_SECONDS = 60
 THEN = "2026-11-21T10:00:05.042Z"
-# Runs the command with a hook that hears of every file that is opened and every module that is imported.
+# Runs the command with an audit hook that counts opened photos, and reports imported model libraries at exit.
 WATCHED = """
 import atexit, json, os, sys
 opened, heavy = 0, ("rapidocr", "onnxruntime", "torch", "transformers", "vllm", "mlx", "PIL.JpegImagePlugin")
-def hear(event, arguments):
+def count(event, arguments):
     global opened
     opened += event == "open" and str(arguments[0]).endswith(".jpg")
-sys.addaudithook(hear)
+sys.addaudithook(count)
 def report():
     json.dump({"photos_opened": opened, "models_imported": [name for name in heavy if name in sys.modules]}, sys.stderr)
 atexit.register(report)
@@ -52,7 +51,7 @@ main()
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "judging.json")
@@ -65,7 +64,7 @@ def main() -> None:
     assert changed["changed"] > 0
     assert same["changed"] == 0
     for name, run in (("other settings", changed), ("same settings", same)):
-        print(f"{name}: {run['results']} images in {run['seconds']} s, {run['changed']} with other readings; {run}")
+        print(f"{name}: {run['results']} images in {run['seconds']} s, {run['changed']} with changed readings; {run}")
     print(f"{GOAL_SECONDS / changed['seconds']:.1f} times as fast as the goal of {GOAL_SECONDS} s")
     report = {
         "python": platform.python_version(),
@@ -80,7 +79,7 @@ def main() -> None:
 
 
 def fill(url: str, number: int) -> int:
-    """Make a database of so many images that have been read and judged; return how many candidates there are."""
+    """Make a database of `number` images, read and judged; return the number of candidates."""
     database = Database(url)
     database.migrate()
     dice = random.Random(0)  # noqa: S311  # nothing secret
@@ -122,7 +121,7 @@ def fill_page(connection: Connection, dice: random.Random, ids: range) -> int:
 
 
 def photo(dice: random.Random) -> Iterator[Candidate]:
-    """Yield what an OCR sees at a finish line: bibs, a banner, a clock, letters, and pieces of all of them."""
+    """Yield what OCR finds at a finish line: bibs, a banner, a clock and letters."""
     for _ in range(dice.randint(2, 6)):
         yield line(dice, f"{dice.choice('ABCDH')}{dice.randint(10000, 20000)}", dice.uniform(0.9, 1))
         yield line(dice, str(dice.randint(10, 9999)), dice.uniform(0.5, 1))
@@ -137,7 +136,7 @@ def line(dice: random.Random, text: str, score: float) -> Candidate:
 
 
 def judge(url: str, place: str, bibs: str) -> dict[str, Any]:
-    """Run the command as a user does; return what it says, how long it took, and what it opened and imported."""
+    """Run the command as a user does; return its output, its duration, and what it opened and imported."""
     command = [sys.executable, "-c", WATCHED, "judge", "--json", "--database", url, "--bibs", bibs]
     start = time.perf_counter()
     ran = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)

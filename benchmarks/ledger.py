@@ -1,14 +1,13 @@
-"""What the ledger costs as it grows: time per photo, the start, and memory, with up to a million known files.
+"""Measure how the ledger scales: time per photo, startup time and memory, with up to a million known files.
 
     python benchmarks/ledger.py [--sizes N,N...] [--rounds N] [--known N] [--out FILE]
 
-Each ledger holds as many files as its size says, nine in ten read long ago, the tenth still waiting to be read. In each
-round every ledger takes a batch of new photos along the path of a photo: seen in the folder, recorded, claimed, looked
-up, finished with one bib, and the look-ups of a scan. The ledgers take turns, so that a busy moment slows them all, and
-medians are compared. Commits reach the disk, as the daemon's do.
+In each ledger, nine in ten files are done and one is waiting. In each round, every ledger processes a batch of new
+photos: recorded, claimed, looked up and finished with one bib, including the look-ups of a scan. The ledgers take
+turns, so that other load affects them all, and medians are compared. Commits reach the disk, as in the daemon.
 
-Then the daemon starts on a folder of `--known` files that its ledger knows, and before that on one with a single file,
-and is stopped when it is ready. Last, a camera scans the folder under tracemalloc.
+Then the daemon is started on a folder with a single file, and on one with `--known` files in its ledger, and stopped
+when it is ready. Finally, a camera scans the folder under tracemalloc.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ PIXEL = Image.new("RGB", (1, 1))
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--rounds", type=int, default=300)
@@ -73,7 +72,7 @@ def main() -> None:
 
 
 def growth(place: Path, sizes: list[int], rounds: int) -> dict[str, Any]:
-    """Return the time per photo, and of what is done less often, in each ledger."""
+    """Return the time per photo and of less frequent operations, in each ledger."""
     databases = {size: a_ledger(place / f"{size}.db", size) for size in sizes}
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for turn in range(rounds + 10):  # the first ten fill caches
@@ -85,12 +84,12 @@ def growth(place: Path, sizes: list[int], rounds: int) -> dict[str, Any]:
     counts = {size: timed(lambda db=db: Report(db).counts(["finish"])) for size, db in databases.items()}  # type: ignore[misc]
     recover = {size: timed(lambda db=db: Ledger(db).recover([RECOGNISER], 3)) for size, db in databases.items()}  # type: ignore[misc]
     for database in databases.values():
-        database.close()  # the last connection brings the write-ahead log into the file
+        database.close()  # closing the last connection merges the write-ahead log into the file
     kilobytes = {size: (place / f"{size}.db").stat().st_size / 1e3 / size for size in sizes}
     for size in sizes:
         print(
             f"{size:9} files: {1000 * medians[size]:.2f} ms per photo; {1000 * counts[size]:.0f} ms to count them; "
-            f"{1000 * recover[size]:.0f} ms to recover at a start; {kilobytes[size]:.2f} KB per file on disk",
+            f"{1000 * recover[size]:.0f} ms to recover at startup; {kilobytes[size]:.2f} KB per file on disk",
             flush=True,
         )
     print(f"slowest / fastest: {ratio:.2f}")
@@ -106,7 +105,7 @@ def growth(place: Path, sizes: list[int], rounds: int) -> dict[str, Any]:
 
 
 def one_batch(ledger: Ledger, turn: int) -> None:
-    """Take a batch along the path of a photo."""
+    """Process one batch of photos."""
     paths = [f"/srv/drop/finish/DCIM/new/IMG_{turn:06}_{number}.JPG" for number in range(BATCH)]
     ledger.recorded("finish", paths)
     ledger.record_sightings("finish", [Sighting(path, Stat(turn, 1, 1, 1), State.READY) for path in paths])
@@ -121,7 +120,7 @@ def one_batch(ledger: Ledger, turn: int) -> None:
 
 
 def start(place: Path, number: int) -> dict[str, Any]:
-    """Return how long the daemon takes until it is ready, and how many photo files it opened."""
+    """Return how long the daemon takes to become ready, and how many photo files it opens."""
     environment = os.environ | {"BIBWATCH_LOG_FORMAT": "json", "BIBWATCH_DATABASE_URL": f"sqlite:///{place}/site.db"}
     (place / "drop").mkdir()
     environment["BIBWATCH_CAMERAS"] = json.dumps({"finish": {"path": str(place / "drop")}})
@@ -151,7 +150,7 @@ def start(place: Path, number: int) -> dict[str, Any]:
 
 
 def until_ready(command: list[str], place: Path, environment: dict[str, str]) -> tuple[float, int]:
-    """Start the daemon, stop it when it is ready; return the seconds until then, and the photo files it opened."""
+    """Start the daemon and stop it when it is ready; return the seconds until then and the photo files it opened."""
     began = time.perf_counter()
     with subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -164,7 +163,7 @@ def until_ready(command: list[str], place: Path, environment: dict[str, str]) ->
 
 
 def memory(place: Path, number: int) -> dict[str, Any]:
-    """Return what a camera remembers of the files of a folder, and the most it needs to scan them."""
+    """Return the memory a camera keeps per file in a folder, and the peak while it scans them."""
     with closing(Database(f"sqlite:///{place}/site.db")) as database:
         settings = CameraSettings(path=place / "drop", watch="poll")
         first, second = (
@@ -173,7 +172,7 @@ def memory(place: Path, number: int) -> dict[str, Any]:
         )
         seconds = timed(first.scan)
         tracemalloc.start()
-        first.scan()  # the libraries fill their caches
+        first.scan()  # fill library caches
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         second.scan()
@@ -186,8 +185,8 @@ def memory(place: Path, number: int) -> dict[str, Any]:
     assert sum(1 for _ in scanning.walk(str(place / "flat"), print)) == number
     flat = tracemalloc.get_traced_memory()[1] - before
     print(
-        f"a scan takes {seconds:.2f} s, {most / 1e6:.1f} MB at most; {after / number:.2f} bytes per file remain; "
-        f"in one folder, each of its files takes {flat / number:.0f} bytes until it is listed"
+        f"a scan takes {seconds:.2f} s, {most / 1e6:.1f} MB at most; {after / number:.2f} bytes per file are kept; "
+        f"listing a single folder takes {flat / number:.0f} bytes per file"
     )
     return {
         "seconds_per_scan": round(seconds, 2),
@@ -198,7 +197,7 @@ def memory(place: Path, number: int) -> dict[str, Any]:
 
 
 def a_ledger(file: Path, size: int) -> Database:
-    """Make a ledger of so many files fast."""
+    """Quickly make a ledger of `size` files."""
     database = Database(f"sqlite:///{file}")
     database.migrate()
     paths = (f"/srv/drop/finish/DCIM/{number // 1000:05}/IMG_{number:08}.JPG" for number in range(size))
@@ -211,7 +210,7 @@ def a_ledger(file: Path, size: int) -> Database:
 
 
 def insert(connection: sqlite3.Connection, files: Iterable[tuple[str, Stat, str]], recogniser: Recogniser) -> None:
-    """Insert files, and the image and the result of each that is done, if its path is new."""
+    """Insert files with new paths, and the image and result of each that is done."""
     for path, stat, state in files:
         image = None
         if state == "done":

@@ -1,17 +1,17 @@
-"""How much faster vision-language models answer by `predict_batch` than by a plain loop.
+"""Measure how much faster vision-language models are with `predict_batch` than in a plain loop.
 
     python benchmarks/local_vlm.py [CASE...] [--images N] [--rounds N] [--batch N]... [--gpu] [--parts] [--out FILE]
 
-The guide's loop is written out here as the guide has it: one image at a time, float32 on a CPU and float16 on a GPU.
-Against it stands `VisionHfTransformers.predict_batch` with the precision and the batch that the preset has by itself,
-and with further sizes of batch by `--batch`. The same model, the same files and the same number of answers, by turns
-in one run; medians of the rounds are compared. Needs `bibwatch[local]`.
+The plain loop ("guide" in the results) runs one image at a time, in float32 on a CPU and float16 on a GPU. It is
+compared with `VisionHfTransformers.predict_batch` at the preset's precision and batch size, and at the batch sizes of
+`--batch`. Both use the same model, files and number of replies, alternately in one run; medians of the rounds are
+compared. Needs `bibwatch[local]`.
 
-Cases: `smolvlm` and `qwen2vl` are the small checkpoints of tests/checkpoints, which really read, on drawn bibs, in
-batches of 128: they belong to no preset. `256m`, `500m` and `2.2b` are models of SmolVLM's published sizes with random
-weights, on drawn photos as one tile, with a fixed number of new tokens: what they say is nonsense, their speed is not.
+Cases: `smolvlm` and `qwen2vl` are the small trained checkpoints of tests/checkpoints, on drawn bibs, in batches of 128,
+as no preset covers them. `256m`, `500m` and `2.2b` are models of SmolVLM's published sizes with random weights, on
+drawn photos of one tile, with a fixed number of new tokens: their replies are nonsense, their speed is realistic.
 
-`--parts` tells where the time goes: making the inputs, reading them (up to the first new token), writing the rest.
+`--parts` breaks down the time: preparing the inputs, prefill (up to the first new token), and generating the rest.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ LARGE_VISION = {
 
 @dataclass(frozen=True)
 class Size:
-    """A published size of SmolVLM; the preset whose settings are measured stands for it."""
+    """A published size of SmolVLM, with the preset whose settings are measured."""
 
     preset: str
     vision: dict[str, int]
-    scale_factor: int  # patches of a side that become one image token
+    scale_factor: int  # patches per side merged into one image token
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -93,8 +93,8 @@ SIZES = {
 TRAINED = ("smolvlm", "qwen2vl")
 
 
-class Guide:
-    """The guide's loop for SmolVLM."""
+class PlainLoop:
+    """A plain loop for SmolVLM."""
 
     def __init__(self, folder: Path, device: str, new_tokens: int) -> None:
         self.device = device
@@ -104,12 +104,12 @@ class Guide:
         self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=self.dtype).to(device)
 
     def answer(self, path: Path) -> str:
-        """Answer about one image."""
+        """Return the reply for one image."""
         inputs = self.inputs(path).to(self.device, dtype=self.dtype)
         with torch.no_grad():
             ids = self.model.generate(**inputs, max_new_tokens=self.new_tokens)
-        said: str = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-        return said
+        reply: str = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+        return reply
 
     def inputs(self, path: Path) -> Any:
         image = Image.open(path)
@@ -118,8 +118,8 @@ class Guide:
         return self.processor(text=text, images=image, return_tensors="pt")
 
 
-class QwenGuide(Guide):
-    """The guide's loop for Qwen2-VL."""
+class QwenPlainLoop(PlainLoop):
+    """A plain loop for Qwen2-VL."""
 
     def inputs(self, path: Path) -> Any:
         from qwen_vl_utils import process_vision_info
@@ -132,29 +132,29 @@ class QwenGuide(Guide):
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     there = [name for name in TRAINED if (CHECKPOINTS / name / "config.json").is_file()]
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join([*TRAINED, *SIZES])}")
-    parser.add_argument("--images", type=int, help="images of a round [default: 256 of trained models, else 16]")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join([*TRAINED, *SIZES])}")
+    parser.add_argument("--images", type=int, help="images per round [default: 256 for trained models, else 16]")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, action="append", default=[], help="a further size of batch to measure")
-    parser.add_argument("--gpu", action="store_true", help="on CUDA, with the presets for GPUs")
-    parser.add_argument("--parts", action="store_true", help="also tell where the time goes")
+    parser.add_argument("--batch", type=int, action="append", default=[], help="additional batch size to measure")
+    parser.add_argument("--gpu", action="store_true", help="use CUDA and the presets for GPUs")
+    parser.add_argument("--parts", action="store_true", help="also break down the time")
     parser.add_argument(
         "--out",
         type=Path,
-        help="if of this machine, its other cases stay",
+        help="keeps other cases measured on the same machine",
         default=Path(__file__).parent / "results" / "local_vlm.json",
     )
     chosen = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     cases = chosen.cases or [*there, *(name for name in SIZES if chosen.gpu or name != "2.2b")]
     if unknown := set(cases) - {*there, *SIZES}:
-        parser.error(f"no such case, or its checkpoint is not there: {', '.join(sorted(unknown))}")
+        parser.error(f"no such case, or its checkpoint is missing: {', '.join(sorted(unknown))}")
     report: dict[str, Any] = {"machine": machine(gpu=chosen.gpu), "cases": {}}
     if chosen.out.is_file() and (before := json.loads(chosen.out.read_text()))["machine"] == report["machine"]:
-        report = before  # other cases stay
+        report = before  # keep its other cases
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     for name in cases:
         with tempfile.TemporaryDirectory(prefix="bibwatch-local-vlm-") as place:
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def machine(*, gpu: bool) -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the hardware and versions that the figures depend on."""
     named = re.search(r"model name\s*:\s*(\S.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cpu": named[1] if named else platform.machine(),
@@ -177,7 +177,7 @@ def machine(*, gpu: bool) -> dict[str, Any]:
 
 
 def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Let the guide's loop and the runtime answer about the same files by turns; return and print what it took."""
+    """Run the plain loop and the runtime on the same files alternately; print and return the figures."""
     device, load = "cuda" if chosen.gpu else "cpu", round(os.getloadavg()[0], 1)
     trained = name in TRAINED
     folder = CHECKPOINTS / name if trained else write_model(SIZES[name], place / "model")
@@ -185,17 +185,17 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
     new_tokens = 32 if trained else NEW_TOKENS
     table = {**preset_of(name, gpu=chosen.gpu), "repo_id": str(folder), "device": device, "max_new_tokens": new_tokens}
     options = Registry(presets={name: table}).model_options(name)
-    guide = (QwenGuide if name == "qwen2vl" else Guide)(folder, device, new_tokens)
-    ways: dict[str, Callable[[], list[str]]] = {"guide": lambda: [guide.answer(path) for path in paths]}
+    guide = (QwenPlainLoop if name == "qwen2vl" else PlainLoop)(folder, device, new_tokens)
+    methods: dict[str, Callable[[], list[str]]] = {"guide": lambda: [guide.answer(path) for path in paths]}
     runtimes = {}
     for size in dict.fromkeys([options.batch_size, *chosen.batch]):
         runtimes[f"batch {size}"] = VisionHfTransformers(options.model_copy(update={"batch_size": size}))
-        ways[f"batch {size}"] = lambda runtime=runtimes[f"batch {size}"]: answers(runtime, paths)
+        methods[f"batch {size}"] = lambda runtime=runtimes[f"batch {size}"]: answers(runtime, paths)
     guide.answer(paths[0])
     for runtime in runtimes.values():
         answers(runtime, paths[: runtime.options.batch_size])
-    took, memory, said = by_turns(ways, chosen.rounds, device)
-    seconds = {way: statistics.median(each) / len(paths) for way, each in took.items()}
+    took, memory, replies = by_turns(methods, chosen.rounds, device)
+    seconds = {method: statistics.median(each) / len(paths) for method, each in took.items()}
     case: dict[str, Any] = {
         "load_before": load,
         "parameters": sum(weights.numel() for weights in guide.model.parameters()),
@@ -207,18 +207,18 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
     }
     dtype = str(torch_dtype(options.dtype, device))
     print(f"{name}: guide {case['guide']}")
-    for way in runtimes:
-        ratios = sorted(guide / own for guide, own in zip(took["guide"], took[way], strict=True))
-        case["runtime"][way] = {
-            "own_choice": way == f"batch {options.batch_size}",
+    for method in runtimes:
+        ratios = sorted(guide / own for guide, own in zip(took["guide"], took[method], strict=True))
+        case["runtime"][method] = {
+            "own_choice": method == f"batch {options.batch_size}",
             "dtype": dtype,
-            "seconds_an_image": round(seconds[way], 4),
-            "times_as_fast": round(seconds["guide"] / seconds[way], 2),
+            "seconds_an_image": round(seconds[method], 4),
+            "times_as_fast": round(seconds["guide"] / seconds[method], 2),
             "in_the_rounds": [round(ratios[0], 2), round(ratios[-1], 2)],
-            "same_answers": sum(map(str.__eq__, said["guide"], said[way])),
-            **memory[way],
+            "same_answers": sum(map(str.__eq__, replies["guide"], replies[method])),
+            **memory[method],
         }
-        print(f"{name}: {way} {case['runtime'][way]}", flush=True)
+        print(f"{name}: {method} {case['runtime'][method]}", flush=True)
     if chosen.parts:
         case["parts"] = parts(guide, paths, dtype, options.batch_size)
         print(f"{name}: parts {case['parts']}", flush=True)
@@ -228,17 +228,17 @@ def measure(name: str, place: Path, chosen: argparse.Namespace) -> dict[str, Any
 
 
 def preset_of(name: str, *, gpu: bool) -> dict[str, Any]:
-    """Return the preset whose own choice of precision and batch is measured, with pictures of one tile."""
+    """Return the preset whose precision and batch size are measured, with images of one tile."""
     if name in TRAINED:
-        return {"kind": "vision_hf_transformers", "batch_size": 128}  # so small that the preset of no model is theirs
+        return {"kind": "vision_hf_transformers", "batch_size": 128}  # no preset covers such small models
     size = SIZES[name]
     base = size.preset.replace("-cpu", "-gpu") if gpu else size.preset
     return {"base": base, "image_longest_edge": size.tile, "longest_side": size.tile}
 
 
 def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
-    """Let the runtime answer about the images."""
-    said = []
+    """Return the runtime's replies for the images."""
+    replies = []
     for prediction in runtime.predict_batch((Image.open(path) for path in paths), QUESTION):
         if prediction.error:
             raise prediction.error
@@ -246,35 +246,35 @@ def answers(runtime: VisionHfTransformers, paths: Sequence[Path]) -> list[str]:
             prediction.finish_reason is not FinishReason.LENGTH
             or len(prediction.tokens) == runtime.options.max_new_tokens
         )
-        said.append(prediction.text)
-    return said
+        replies.append(prediction.text)
+    return replies
 
 
 def by_turns(
-    ways: dict[str, Callable[[], list[str]]], rounds: int, device: str
+    methods: dict[str, Callable[[], list[str]]], rounds: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, int]], dict[str, list[str]]]:
-    """Call each way once a round; return seconds, most memory on a GPU, and the last answers of each."""
-    took: dict[str, list[float]] = {way: [] for way in ways}
-    memory: dict[str, dict[str, int]] = {way: {} for way in ways}
-    said = {}
+    """Run each method once per round; return its times, peak GPU memory and last replies."""
+    took: dict[str, list[float]] = {method: [] for method in methods}
+    memory: dict[str, dict[str, int]] = {method: {} for method in methods}
+    replies = {}
     for _ in range(rounds):
-        for way, call in ways.items():
+        for method, call in methods.items():
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if device == "cuda" else 0
             start = time.perf_counter()
-            said[way] = call()
-            took[way].append(time.perf_counter() - start)
-            if device == "cuda":  # weights of all ways are there at once; what this way needs beyond them
-                memory[way] = {"gpu_mb_beyond_weights": (torch.cuda.max_memory_allocated() - before) // 1_000_000}
-    return took, memory, said
+            replies[method] = call()
+            took[method].append(time.perf_counter() - start)
+            if device == "cuda":  # all weights are loaded at once; count only what this method adds
+                memory[method] = {"gpu_mb_beyond_weights": (torch.cuda.max_memory_allocated() - before) // 1_000_000}
+    return took, memory, replies
 
 
-def parts(guide: Guide, paths: Sequence[Path], dtype: str, batch: int) -> dict[str, dict[str, float]]:
-    """Measure the parts of an answer, in seconds an image: as the guide has it, and in the runtime's way."""
+def parts(guide: PlainLoop, paths: Sequence[Path], dtype: str, batch: int) -> dict[str, dict[str, float]]:
+    """Measure the parts of a reply, in seconds per image: in the plain loop and in batches."""
     fast = getattr(torch, dtype.removeprefix("torch."))
-    told = {}
-    for way, kind, size in (("guide", guide.dtype, 1), ("batched", fast, batch)):
+    figures = {}
+    for method, kind, size in (("guide", guide.dtype, 1), ("batched", fast, batch)):
         model = guide.model.to(kind)
         start = time.perf_counter()
         inputs = [guide.inputs(path) for path in paths[:size]]
@@ -283,16 +283,16 @@ def parts(guide: Guide, paths: Sequence[Path], dtype: str, batch: int) -> dict[s
         together = {key: value.to(guide.device, kind) if value.is_floating_point() else value.to(guide.device)
                     for key, value in together.items()}  # fmt: skip
         first = seconds_of(model, together, 1)
-        told[way] = {
+        figures[method] = {
             "inputs": round(prepared / size, 4),
             "reading": round(first / size, 4),
             "writing": round((seconds_of(model, together, guide.new_tokens) - first) / size, 4),
         }
-    return told
+    return figures
 
 
 def seconds_of(model: Any, inputs: dict[str, Any], new_tokens: int) -> float:
-    """Return how long so many new tokens take."""
+    """Return how long `new_tokens` take."""
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -303,8 +303,8 @@ def seconds_of(model: Any, inputs: dict[str, Any], new_tokens: int) -> float:
 
 
 def draw(place: Path, number: int, *, trained: bool) -> list[Path]:
-    """Draw bibs for the models that read them, photos for the others; return the files."""
-    dice = random.Random(0)  # noqa: S311  # pictures, not secrets
+    """Draw bibs for trained models, photos for the others; return the files."""
+    dice = random.Random(0)  # noqa: S311  # not used for secrets
     paths = [place / f"{seed:03}.{'png' if trained else 'jpg'}" for seed in range(number)]
     for seed, path in enumerate(paths):
         bib = "".join(dice.choices("0123456789", k=1 + seed % 3))
@@ -313,15 +313,15 @@ def draw(place: Path, number: int, *, trained: bool) -> list[Path]:
 
 
 def write_model(size: Size, folder: Path) -> Path:
-    """Write a SmolVLM of a published size with random weights, in bfloat16 as the published ones are."""
+    """Write a SmolVLM of a published size with random weights, in bfloat16 like the published models."""
     small = transformers.AutoProcessor.from_pretrained(make_tiny_vlm(folder / "small"))
     tokenizer = small.tokenizer
-    tokenizer.add_tokens(re.findall(r" ?\w+|[^\w\s]+", QUESTION))  # a word is a token, as in the real vocabulary
+    tokenizer.add_tokens(re.findall(r" ?\w+|[^\w\s]+", QUESTION))  # one token per word, as in the real vocabulary
     side = {"longest_edge": size.tile}
-    pictures = transformers.Idefics3ImageProcessor(size=side, max_image_size=side)
+    image_processor = transformers.Idefics3ImageProcessor(size=side, max_image_size=side)
     tokens = (size.tile // size.vision["patch_size"] // size.scale_factor) ** 2
     processor = transformers.Idefics3Processor(
-        pictures, tokenizer, image_seq_len=tokens, chat_template=small.chat_template
+        image_processor, tokenizer, image_seq_len=tokens, chat_template=small.chat_template
     )
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = transformers.Idefics3Config(

@@ -1,11 +1,11 @@
-"""How much memory a process with Qwen2-VL-2B takes, with the limits that its presets set.
+"""Measure the memory of a process that runs Qwen2-VL-2B within the limits of its presets.
 
     python benchmarks/memory.py [--batch N]... [--out FILE]
 
-The model has the published sizes, precision and image processor, and random weights: what it says is nonsense, the
-memory it takes is not. It is asked about photos, as large as the presets hand them on and as alike on a GPU, one at a
-time and in batches of the sizes that `qwen-inline-cpu` and `qwen-inline-gpu` have. Each size is a process of its own;
-the most that it held is its figure, and what Python and torch held before the model was loaded is told beside it.
+The model has the published sizes, precision and image processor, but random weights: its output is nonsense, its
+memory use is realistic. It reads photos of the size the presets pass on, one at a time and in the batch sizes of
+`qwen-inline-cpu` and `qwen-inline-gpu`. Each size runs in its own process, which reports its peak memory, and what
+Python and torch held before the model was loaded.
 Needs `bibwatch[local]`, a CPU that computes in bfloat16, 5 GB of disk and 10 minutes.
 """
 
@@ -35,13 +35,13 @@ NEW_TOKENS = 4
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, action="append", help="[default: 1, and the presets']")
+    parser.add_argument("--batch", type=int, action="append", help="batch size [default: 1 and those of the presets]")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory.json")
     chosen = parser.parse_args()
     report = []
-    # What a process once held counts to its end: each task gets one of its own.
+    # Peak memory is per process: run each task in a new one.
     processes = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
     with processes, tempfile.TemporaryDirectory(prefix="bibwatch-memory-") as place:
         processes.submit(write_model, Path(place)).result()
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def write_model(folder: Path) -> None:
-    """Write a Qwen2-VL of the published 2B sizes (its config.json on the hub) with random weights, in bfloat16."""
+    """Write a Qwen2-VL with the published 2B sizes (config.json on the hub) and random weights, in bfloat16."""
     processor = transformers.AutoProcessor.from_pretrained(CHECKPOINT)
     processor.image_processor = transformers.Qwen2VLImageProcessor()
     small = transformers.AutoConfig.from_pretrained(CHECKPOINT)
@@ -80,24 +80,24 @@ def write_model(folder: Path) -> None:
 
 
 def measure(folder: Path, batch: int) -> dict[str, Any]:
-    """Ask about one batch of photos; return what it took, in GB (10^9 bytes)."""
+    """Read one batch of photos; return the memory used, in GB (10^9 bytes)."""
     changes = {"repo_id": str(folder), "max_new_tokens": NEW_TOKENS, "batch_size": batch}
     registry = Registry(presets={"measured": {"base": PRESETS[0], **changes}})
     runtime = VisionHfTransformers(registry.model_options("measured"))
     side = runtime.options.longest_side
     photos = [drawing.photo(("1024",), seed=seed, size=(side, side * 2 // 3)) for seed in range(batch)]
-    before = held()
+    before = peak()
     with runtime:
         model = runtime.loaded.model
         dtype, weights = str(model.dtype), sum(weight.nbytes for weight in model.parameters())
         answers = list(runtime.predict_batch(photos, BibNumberOptions.questions[Markup.MARKDOWN]))
     assert not any(answer.error for answer in answers)
-    figures = {"weights_gb": weights, "most_gb": held(), "before_gb": before}
+    figures = {"weights_gb": weights, "most_gb": peak(), "before_gb": before}
     return {"batch": batch, "dtype": dtype, **{name: round(value / 1e9, 2) for name, value in figures.items()}}
 
 
-def held() -> int:
-    """Return the most bytes this process has held so far."""
+def peak() -> int:
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,15 +1,15 @@
-"""How well and how fast photos with known bibs are read, from folder to SQL.
+"""Measure accuracy and speed on photos with known bibs, from folder to SQL.
 
     python benchmarks/reading.py SET... [--slow] [--out FILE]
 
-A SET is a folder with `images/` and `labels.csv` (`file,bibs`, bibs separated by spaces); beside it may lie
+A SET is a folder with `images/` and `labels.csv` (`file,bibs`, bibs separated by spaces), and optionally
 `extras.csv` (`file,bib`: in the photo but not labelled, neither right nor wrong) and `label-notes.csv`
 (`file,labelled,seen`: either counts as right). Each set becomes a camera folder of one `bibwatch run --once`, and is
-scored from the view `bib_results`: per photo, a bib is right only if every character is.
+scored from the view `bib_results`. A bib is right only if every character is.
 recall = right / labelled, precision = right / (right + wrong), F = their harmonic mean.
 
-With `--slow` the photos arrive while the daemon runs or rests: a third written at 200 KB/s, a third renamed into
-place, a third dropped while it is stopped; the rows must be the same as those of the plain run.
+With `--slow`, a third of the photos is written at 200 KB/s, a third renamed into place, and a third copied while the
+daemon is stopped; the rows must equal those of the plain run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Rows = list[tuple[str, ...]]
 
 
 def main() -> None:
-    """Run, score, print, write."""
+    """Run, score, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", type=Path, metavar="SET")
     parser.add_argument("--slow", action="store_true", help="also let the photos arrive slowly, and compare the rows")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def plain(sets: list[Path], place: Path) -> dict[str, Any]:
-    """Read copies of the sets with `run --once`, twice; score the rows, count what the second run reads."""
+    """Read copies of the sets with `run --once`, twice; score the rows and count what the second run reads."""
     for each in sets:
         shutil.copytree(each / "images", place / each.name)
     start = time.perf_counter()
@@ -78,14 +78,14 @@ def plain(sets: list[Path], place: Path) -> dict[str, Any]:
 
 
 def once(place: Path, sets: list[Path]) -> dict[str, int]:
-    """Run the daemon until nothing is left; return its own counts of what it read."""
+    """Run the daemon with `--once`; return its counts of what it read."""
     ran = subprocess.run(command(place, sets, "--once"), cwd=place, stderr=subprocess.PIPE, check=True)
     last = json.loads(ran.stderr.decode().strip().splitlines()[-1])
     return {name: last[name] for name in ("photo_files_loaded", "photo_bytes", "model_images")}
 
 
 def command(place: Path, sets: list[Path], *more: str) -> list[str]:
-    """Compose the command line of one run over a folder per set."""
+    """Return the command line for a run with one camera per set."""
     cameras = [f"--camera={each.name}={place / each.name}" for each in sets]
     os.environ["BIBWATCH_LOG_FORMAT"] = "json"
     return [sys.executable, "-m", "bibwatch", "run", *cameras, *more]
@@ -101,7 +101,7 @@ def readings(place: Path, camera: str, verdicts: tuple[str, ...]) -> dict[str, s
 
 
 def query(place: Path, sql: str) -> Rows:
-    """Ask the database of a run."""
+    """Query the database of a run."""
     connection = sqlite3.connect(place / "bibwatch.db")
     try:
         return connection.execute(sql).fetchall()
@@ -126,7 +126,7 @@ def score(each: Path, found: dict[str, set[str]]) -> dict[str, float]:
 
 
 def table(file: Path, *columns: str) -> dict[str, list[tuple[str, ...]]]:
-    """Read columns of a CSV file, by its column `file`; nothing if there is no such file."""
+    """Read columns of a CSV file, keyed by `file`; empty if the CSV file does not exist."""
     rows: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     if file.exists():
         with file.open(newline="") as lines:
@@ -136,7 +136,7 @@ def table(file: Path, *columns: str) -> dict[str, list[tuple[str, ...]]]:
 
 
 def slowly(sets: list[Path], place: Path, reference: Path) -> dict[str, Any]:
-    """Let the photos arrive in three ways and compare the rows with those of the plain run."""
+    """Deliver the photos in three ways and compare the rows with those of the plain run."""
     jobs = [(photo, place / each.name / photo.name) for each in sets for photo in sorted((each / "images").iterdir())]
     for each in sets:
         (place / each.name).mkdir(parents=True)
@@ -160,12 +160,12 @@ def slowly(sets: list[Path], place: Path, reference: Path) -> dict[str, Any]:
 
 
 def running(args: list[str], place: Path) -> subprocess.Popen[bytes]:
-    """Start the daemon; as a context, it is waited for at the end."""
+    """Start the daemon; as a context manager, wait for it to end."""
     return subprocess.Popen(args, cwd=place, stderr=subprocess.DEVNULL)
 
 
 def write_slowly(job: tuple[Path, Path]) -> None:
-    """Write a photo at RATE, as over a bad network."""
+    """Write a photo at RATE, as over a slow network."""
     photo, target = job
     with target.open("wb", buffering=0) as file:
         data = photo.read_bytes()
@@ -175,7 +175,7 @@ def write_slowly(job: tuple[Path, Path]) -> None:
 
 
 def rows_of(place: Path) -> Rows:
-    """Return all readings of a run, without what differs between two runs: folders and times."""
+    """Return all readings of a run, except folders and times, which differ between runs."""
     rows = query(
         place, "SELECT camera, path, sha256, bib, round(confidence, 4), verdict, x1, y1, x2, y2 FROM bib_results"
     )

@@ -1,10 +1,10 @@
-"""How often the trained checkpoints are right, by how sure `bib_number` says they are.
+"""Measure how often the trained checkpoints are right, by the confidence that `bib_number` reports.
 
     python benchmarks/reliability.py [--closeups N] [--photos N] [--out FILE]
 
-Reads N fresh drawn close-ups of bibs of each length (1 to 3 digits), and N drawn photos with one to four bibs of two or
-three digits, which are read again from near where the bundled OCR sees them, with each checkpoint of tests/checkpoints,
-and the photos with both: the second is asked about what the first was unsure of. Needs `bibwatch[local]`.
+Reads drawn images with each checkpoint of tests/checkpoints: N close-ups of bibs of each length (1 to 3 digits), and N
+photos with one to four bibs of two or three digits, re-reading where the bundled OCR sees a number. Also reads the
+photos with both: the second model is asked where the first was uncertain. Needs `bibwatch[local]`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ EDGES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.01)
 SEED = 300_000  # training draws from 1,000,000 on
 
 
-Drawn = Iterator[tuple[set[str], Image.Image]]  # and the bibs that are in it
+Drawn = Iterator[tuple[set[str], Image.Image]]  # with the bibs in it
 
 
 def main() -> None:
-    """Read, count, print, write."""
+    """Read, count, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--closeups", type=int, default=700)
     parser.add_argument("--photos", type=int, default=120)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def closeups(number: int) -> Drawn:
-    """Draw bibs the way they are cut out of a photo, so many of each length."""
+    """Draw bibs as cropped from a photo, `number` of each length."""
     for digits in (1, 2, 3):
         for place in range(number):
             bib = f"{(7919 * place + 31) % 10**digits:0{digits}}"
@@ -64,14 +64,14 @@ def closeups(number: int) -> Drawn:
 
 def photos(number: int) -> Drawn:
     """Draw photos with several runners."""
-    dice = random.Random(SEED)  # noqa: S311  # pictures, not secrets
+    dice = random.Random(SEED)  # noqa: S311  # not used for secrets
     for place in range(number):
         bibs = {f"{dice.randrange(10**digits):0{digits}}" for digits in dice.choices((2, 3), k=dice.randint(1, 4))}
         yield bibs, drawing.photo(tuple(sorted(bibs)), seed=SEED + place)
 
 
 def table(name: str, drawn: Drawn, **stage: str) -> dict[str, Any]:
-    """Return how many bibs were found, and how many readings there are in each range of confidence, and right ones."""
+    """Return how many bibs were found, and the readings, in total and right, by range of confidence."""
     bibs, found, read = readings(name, drawn, stage)
     accepted = [right for _, verdict, right in read if verdict is Verdict.ACCEPTED]
     rows = []
@@ -87,7 +87,7 @@ def table(name: str, drawn: Drawn, **stage: str) -> dict[str, Any]:
 
 
 def readings(name: str, drawn: Drawn, stage: dict[str, str]) -> tuple[int, int, list[tuple[float, Verdict, bool]]]:
-    """Return how many bibs there are and how many are found, and confidence, verdict and rightness of each reading."""
+    """Return the number of bibs and of those found, and the confidence, verdict and correctness of each reading."""
     base = {"kind": "vision_hf_transformers", "device": "cpu", "batch_size": 64, "max_new_tokens": 32}
     presets = {name: base | {"repo_id": str(FOLDER / name)} for name in CHECKPOINTS}
     race = Race(forms=(form(r"\d{1,3}"),))

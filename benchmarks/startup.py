@@ -1,9 +1,9 @@
-"""How long commands take that only look: `bibwatch --help`, `presets`, `read --help`, against `python -c pass`.
+"""Measure the startup time of `bibwatch --help`, `presets` and `read --help` against `python -c pass`.
 
     python benchmarks/startup.py [--rounds N] [--out FILE]
 
-Each round starts every command once, in turn, so that a busy moment slows them all; medians are compared.
-The goal: `bibwatch --help` within 0.3 s of `python -c pass`.
+Each round runs every command once, so that other load affects them all; medians are compared.
+Goal: `bibwatch --help` within 0.3 s of `python -c pass`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "startup.json")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def seconds(words: list[str], place: str) -> float:
-    """Return how long a command takes, started in an empty folder."""
+    """Return how long a command takes in an empty folder."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *words], cwd=place, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

@@ -1,10 +1,10 @@
-"""What it costs to wait: memory and log lines while photos pile up for a model server that is not there.
+"""Measure memory and log lines while photos queue up for an unavailable model server.
 
     python benchmarks/waiting.py [--photos N] [--seconds N] [--read N] [--out FILE]
 
 Starts `bibwatch run` with a server that refuses connections, writes photos into its folder until all wait in the
-ledger, lets them wait, and then has a server answer that was not there before, at once to each request, until `--read`
-of them are read. Resident memory (RSS, from /proc) is taken once a second. Every photo is a file of its own bytes.
+ledger, and lets them wait. Then starts a server that replies immediately, until `--read` of them are read. Samples
+resident memory (RSS, from /proc) once a second. All photo files differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Measure, print and write it down."""
+    """Measure, print and write the report."""
     arguments = parse()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -52,8 +52,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=50_000)
-    parser.add_argument("--seconds", type=int, default=120, help="to wait when all are in the ledger")
-    parser.add_argument("--read", type=int, help="photos to read when the server is there; all by default")
+    parser.add_argument("--seconds", type=int, default=120, help="waiting time once all are in the ledger")
+    parser.add_argument("--read", type=int, help="photos to read once the server is up [default: all]")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "waiting.json")
     return parser.parse_args()
 
@@ -81,12 +81,14 @@ def measure(
     write(camera, photos)
     filling: list[float] = []
     until(process, place, lambda: in_state(place, "ready") == photos, filling)
-    print(f"RSS: {empty:.0f} MB without a photo, {max(filling):.0f} MB at most while {photos} came", flush=True)
+    print(f"RSS: {empty:.0f} MB without photos, {max(filling):.0f} MB at most while {photos} arrived", flush=True)
     waiting: list[float] = []
     end = time.monotonic() + arguments.seconds
     until(process, place, lambda: time.monotonic() > end, waiting)
     lines = sum("model." in line for line in (place / "log").read_text().splitlines())
-    print(f"{arguments.seconds} s of waiting: {waiting[0]:.0f} -> {waiting[-1]:.0f} MB; {lines} lines of log about it")
+    print(
+        f"{arguments.seconds} s of waiting: {waiting[0]:.0f} -> {waiting[-1]:.0f} MB; {lines} log lines about the model"
+    )
     wanted = arguments.read or photos
     reading: list[float] = []
     start = time.monotonic()
@@ -116,7 +118,7 @@ def measure(
 
 
 def write(camera: Path, number: int) -> None:
-    """Write photos as a copying program does: under another name, then renamed."""
+    """Write photos as copy tools do: under another name, then renamed."""
     photo = drawing.jpeg(drawing.bib_closeup("123"))
     for place in range(number):
         part = camera / f"{place:06}.part"
@@ -125,7 +127,7 @@ def write(camera: Path, number: int) -> None:
 
 
 def until(process: subprocess.Popen[bytes], place: Path, condition: Callable[[], bool], samples: list[float]) -> None:
-    """Wait for a condition, and take the memory once a second."""
+    """Wait for a condition, sampling memory once a second."""
     while True:
         samples.append(rss(process))
         if condition():
@@ -135,7 +137,7 @@ def until(process: subprocess.Popen[bytes], place: Path, condition: Callable[[],
 
 
 def rss(process: subprocess.Popen[bytes]) -> float:
-    """Return the megabytes of memory a process has."""
+    """Return the resident memory of a process in megabytes."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -143,7 +145,7 @@ def rss(process: subprocess.Popen[bytes]) -> float:
 def in_state(place: Path, state: str) -> int:
     try:
         return count(place, "SELECT count(*) FROM files WHERE state = ?", state)
-    except sqlite3.OperationalError:  # not there yet
+    except sqlite3.OperationalError:  # the database does not exist yet
         return 0
 
 

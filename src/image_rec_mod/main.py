@@ -1,6 +1,6 @@
-"""Extractors by name: the guide's four, and every other preset.
+"""Returns extractors by preset name.
 
-Knows which class stands for which preset, and keeps each extractor, so that a model is loaded once.
+Knows which class serves which preset, and caches extractors, so that each model is loaded once.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _LOCAL = {
     "smol-inline-gpu": LocalSmolVLMExtractor,
 }
 
-# An extractor of your own is registered by putting it here.
+# Register a custom extractor by adding it here.
 _EXTRACTOR_CACHE: dict[str, VLMExtractor] = {}
-_ONE_AT_A_TIME = threading.Lock()
+_CACHE_LOCK = threading.Lock()
 
 
 def get_extractor(extractor_name: str, scale_width: int | None = None, scale_height: int | None = None) -> VLMExtractor:
-    """Return the extractor of a name, always the same one; scaled ones share its model. Nothing is loaded yet.
+    """Return the cached extractor with this name, or a scaled copy that shares its model. Loads nothing.
 
-    Raises ConfigurationError for an unknown name, a preset that cannot read bibs, and a scale of nothing.
+    Raise ConfigurationError for an unknown name, a preset that cannot read bibs, or an invalid scale.
     """
-    with _ONE_AT_A_TIME:
-        kept = list(_EXTRACTOR_CACHE)  # others write into it
-        alikes = (name for name in kept if alike(name, extractor_name))
-        name = extractor_name if extractor_name in kept else next(alikes, extractor_name)
+    with _CACHE_LOCK:
+        cached = list(_EXTRACTOR_CACHE)  # a copy, as callers may add to it
+        matches = (name for name in cached if alike(name, extractor_name))
+        name = extractor_name if extractor_name in cached else next(matches, extractor_name)
         if name not in _EXTRACTOR_CACHE:
-            _EXTRACTOR_CACHE[name] = _of_preset(name)
-        plain = _EXTRACTOR_CACHE[name]
+            _EXTRACTOR_CACHE[name] = _create(name)
+        extractor = _EXTRACTOR_CACHE[name]
     if scale_width is None and scale_height is None:
-        return plain
-    return plain.with_scaler(ImageScaler(scale_width, scale_height))
+        return extractor
+    return extractor.with_scaler(ImageScaler(scale_width, scale_height))
 
 
-def _of_preset(name: str) -> VLMExtractor:
+def _create(name: str) -> VLMExtractor:
     stage = bib_stage(name)
     match stage.options.model_options:
         case VisionHfTransformersOptions() as model if model.name in _LOCAL:

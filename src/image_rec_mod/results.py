@@ -12,8 +12,8 @@ Result = dict[str, Any]
 
 
 def result_of(readings: Iterable[Reading]) -> Result:
-    """Return the result for the bibs of a photo, the surest first; `bib` is None if there is none."""
-    surest_first = sorted(readings, key=lambda reading: -reading.probability)
+    """Return the result for the bibs in a photo, most probable first; `bib` is None if there are none."""
+    ranked = sorted(readings, key=lambda reading: -reading.probability)
     bibs = [
         {
             "number": reading.bib,
@@ -21,9 +21,9 @@ def result_of(readings: Iterable[Reading]) -> Result:
             "box": reading.box and reading.box.rounded(),
             "verdict": reading.verdict.value,
         }
-        for reading in surest_first
+        for reading in ranked
     ]
-    return {"bib": _plain(surest_first[0].bib) if surest_first else None, "bibs": bibs}
+    return {"bib": _as_number(ranked[0].bib) if ranked else None, "bibs": bibs}
 
 
 def error_of(exc: Exception) -> Result:
@@ -32,12 +32,12 @@ def error_of(exc: Exception) -> Result:
 
 
 def checked(result: object) -> Result:
-    """Return what a hook returned, if it is a result. Raises TypeError."""
+    """Return a hook's result if it is valid. Raise TypeError otherwise."""
     if not (isinstance(result, dict) and {"bib", "error"} & result.keys()):
         raise TypeError(f"_process_image must return a dict with `bib` or `error`, not {result!r}")
     return result
 
 
-def _plain(bib: str) -> int | str:
-    """Return a number as a number, if nothing is lost by it: `256`, but `"0042"` and `"M101"`."""
+def _as_number(bib: str) -> int | str:
+    """Convert a bib to an integer if nothing is lost: `256`, but `"0042"` and `"M101"`."""
     return int(bib) if bib.isdigit() and str(int(bib)) == bib else bib

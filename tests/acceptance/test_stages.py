@@ -1,4 +1,4 @@
-"""Stages other than bib_number, from the command line and in the daemon: what they say is printed and recorded."""
+"""Stages other than bib_number, from the command line and in the daemon."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_results_sheet_becomes_json(sheet: Path, tmp_path: Path) -> None:
     assert region["box"] == [0, 0, 1000, 600]
 
 
-def test_several_files_are_told_apart(sheet: Path, tmp_path: Path) -> None:
+def test_several_files_are_labelled(sheet: Path, tmp_path: Path) -> None:
     done = bibwatch(tmp_path, "read", "--stage", "table", str(sheet), str(sheet))
     assert done.stdout.count(f"{sheet}:\nPlace,Bib,Name\n") == 2
 
@@ -76,7 +76,7 @@ def test_the_daemon_records_a_table(sheet: Path, tmp_path: Path) -> None:
     assert bibs == [("0042",), ("1815",), ("731",)]
 
 
-def test_a_photo_without_a_table_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
+def test_a_photo_without_a_table_is_an_error(tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), "white").save(tmp_path / "blank.jpg")
     done = bibwatch(tmp_path, "read", "--stage", "table", "blank.jpg")
     assert done.returncode == 1
@@ -85,12 +85,12 @@ def test_a_photo_without_a_table_is_an_error_and_no_empty_table(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stage", ["picture_description", "vision_convert", "code_understanding"])
-def test_a_describing_stage_with_an_ocr_is_refused_before_anything_is_read(stage: str, tmp_path: Path) -> None:
+def test_ocr_is_refused_for_a_text_stage_before_reading(stage: str, tmp_path: Path) -> None:
     done = bibwatch(tmp_path, "read", "--stage", stage, "no-such.jpg")
     assert done.returncode == 78
     (line,) = done.stderr.splitlines()
     assert line == (
-        f"bibwatch: stages.{stage}: preset rapidocr answers with lines of text, this stage needs a reply to a prompt; "
+        f"bibwatch: stages.{stage}: preset rapidocr returns lines of text, but this stage needs replies to a prompt; "
         "choose another with --preset (see `bibwatch presets`)"
     )
 
@@ -99,9 +99,9 @@ class Served(NamedTuple):
     """A stage with a model behind a server."""
 
     stage: str
-    base: str  # a preset for models of its kind
+    base: str  # preset to derive from
     reply: str
-    question: str  # begins so
+    question: str  # start of the prompt
     printed: str
 
 
@@ -160,7 +160,7 @@ SERVED = [
 
 
 @pytest.mark.parametrize("case", SERVED, ids=lambda case: f"{case.stage}-{case.base}")
-def test_a_model_behind_a_server_is_asked_and_its_reply_printed(case: Served, tmp_path: Path, server: Server) -> None:
+def test_the_reply_of_a_server_is_printed(case: Served, tmp_path: Path, server: Server) -> None:
     server.answer = lambda _: chat(case.reply)
     (tmp_path / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("0042",))))
     (tmp_path / "config.toml").write_text(f'[presets.served]\nbase = "{case.base}"\napi_url = "{server.url}"\n')
@@ -175,31 +175,31 @@ def test_a_model_behind_a_server_is_asked_and_its_reply_printed(case: Served, tm
 
 
 @pytest.fixture
-def gone(tmp_path: Path) -> Path:
-    """Configure a preset whose server is not there, and one photo; return the folder."""
+def server_down(tmp_path: Path) -> Path:
+    """Configure a preset whose server is down, and one photo; return the folder."""
     (tmp_path / "finish").mkdir()
     (tmp_path / "finish" / "photo.jpg").write_bytes(drawing.jpeg(drawing.photo(("7",))))
     (tmp_path / "config.toml").write_text(
-        '[presets.gone]\nbase = "qwen-vllm"\napi_url = "http://127.0.0.1:9/v1"\n[cameras.finish]\npath = "finish"\n'
+        '[presets.remote]\nbase = "qwen-vllm"\napi_url = "http://127.0.0.1:9/v1"\n[cameras.finish]\npath = "finish"\n'
     )
     return tmp_path
 
 
-def test_without_its_server_a_photo_is_an_error_of_one_line(gone: Path) -> None:
-    done = bibwatch(gone, "read", "--preset", "gone", "finish/photo.jpg")
+def test_a_server_that_is_down_is_a_one_line_error(server_down: Path) -> None:
+    done = bibwatch(server_down, "read", "--preset", "remote", "finish/photo.jpg")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("finish/photo.jpg: gone at 127.0.0.1:9 cannot be reached")
+    assert line.startswith("finish/photo.jpg: remote at 127.0.0.1:9 cannot be reached")
 
 
-def test_without_its_server_the_daemon_starts_and_loses_no_photo(gone: Path) -> None:
-    """`--once` gives up after a while, and says that the photo waits: no attempt is counted against it."""
-    done = bibwatch(gone, "run", "--once", "--preset", "gone")
+def test_the_daemon_starts_without_the_server_and_loses_no_photos(server_down: Path) -> None:
+    """`--once` gives up after a while and reports that the photo is waiting; it uses up no attempts."""
+    done = bibwatch(server_down, "run", "--once", "--preset", "remote")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("the photos wait in the ledger for the next run")
-    connection = sqlite3.connect(gone / "bibwatch.db")
+    connection = sqlite3.connect(server_down / "bibwatch.db")
     states = connection.execute("SELECT state, attempts FROM image_status").fetchall()
     connection.close()
     assert states == [("ready", 0)]
-    done = bibwatch(gone, "run", "--once")
+    done = bibwatch(server_down, "run", "--once")
     assert done.returncode == 0, done.stderr

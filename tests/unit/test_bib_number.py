@@ -1,4 +1,4 @@
-"""`bib_number`: what may be bibs in a photo, where they are, and what becomes of errors."""
+"""`bib_number`: bib candidates, their boxes, and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MIDDLE = Box(100, 100, 200, 200)
 
 
 class Canned(Runtime[VisionOcrOptions]):
-    """A runtime that says what it was told to say, and keeps what it was asked."""
+    """A runtime with scripted predictions that records its prompts and images."""
 
     options_type = VisionOcrOptions
 
@@ -53,7 +53,7 @@ class Canned(Runtime[VisionOcrOptions]):
 
 
 def photo(width: int = 600, height: int = 400, *, shown: tuple[int, int] = (600, 400)) -> Photo:
-    """A photo of full size `width` by `height`, decoded to the size `shown`."""
+    """A photo of full size `width` by `height`, decoded at size `shown`."""
     return Photo(Image.new("RGB", shown), width, height, "0" * 64, None)
 
 
@@ -73,20 +73,20 @@ def texts(outcome: Outcome) -> list[str]:
 # Candidates
 
 
-def test_what_was_seen_is_a_candidate_with_its_place() -> None:
+def test_each_line_is_a_candidate_with_its_box() -> None:
     (outcome,) = stage(prediction()).read([photo()])
     candidate = Candidate("1234", 0.99, _MIDDLE, source=Source.LINE, edge_distance=pytest.approx(1 / 6))
     assert outcome == Outcome((candidate,), (LookTaken(Look.PHOTO, 1),), device="cpu", seconds=0.5)
 
 
 @pytest.mark.parametrize(("text", "score"), [("2026", 0.99), ("RUN 2026", 0.9), ("1234", 0.1), ("14:32", 0.99)])
-def test_nothing_is_left_out_for_its_form_or_because_it_is_unsure(text: str, score: float) -> None:
-    """Whether it is a bib is judged later, and again when more is known of the race."""
+def test_candidates_are_not_filtered_by_format_or_score(text: str, score: float) -> None:
+    """Whether it is a bib is judged later, possibly again with other race settings."""
     (outcome,) = stage(prediction(text, score)).read([photo()])
     assert [(each.text, each.score) for each in outcome.candidates] == [(text, score)]
 
 
-def test_of_a_page_full_of_numbers_the_surest_are_kept_and_the_others_counted() -> None:
+def test_the_best_of_too_many_candidates_are_kept_and_the_rest_counted() -> None:
     lines = [TextLine(str(number), number / 1000, _MIDDLE) for number in range(MOST + 30)]
     (outcome,) = stage(Prediction(lines=tuple(lines))).read([photo()])
     assert texts(outcome) == [line.text for line in lines[30:]]
@@ -106,12 +106,12 @@ def test_of_a_page_full_of_numbers_the_surest_are_kept_and_the_others_counted() 
         (Box(-3, -3, 700, 500), 0),
     ],
 )
-def test_how_near_the_edge_one_is_is_a_share_of_that_side(box: Box, distance: float) -> None:
+def test_the_edge_distance_is_a_fraction_of_that_side(box: Box, distance: float) -> None:
     (outcome,) = stage(prediction(box=box)).read([photo()])
     assert outcome.candidates[0].edge_distance == pytest.approx(distance)
 
 
-def test_a_candidate_without_a_place_is_at_no_edge() -> None:
+def test_a_candidate_without_a_box_has_no_edge_distance() -> None:
     class Teller(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
         options_type = BibLinesOptions
 
@@ -124,7 +124,7 @@ def test_a_candidate_without_a_place_is_at_no_edge() -> None:
     assert outcome.candidates == (Candidate("0042", 0.99),)
 
 
-def test_a_person_reads_what_any_race_would_make_of_it() -> None:
+def test_the_text_shows_the_readings_for_any_race() -> None:
     asking = stage(prediction(score=0.9), prediction("FINISH 1"))
     assert [asking.text(outcome) for outcome in asking.read([photo(), photo()])] == ["1234 (90%, review)", "no bib"]
 
@@ -138,8 +138,8 @@ def test_boxes_are_in_pixels_of_the_full_size(width: int, height: int, factor: f
     assert outcome.candidates[0].box == _MIDDLE.scaled(factor)
 
 
-def test_the_edge_is_that_of_the_full_size() -> None:
-    """A box near the end of what the model saw is near the end of the photo, and no other."""
+def test_the_edge_is_that_of_the_full_size_photo() -> None:
+    """A box near the edge of the decoded image is near the edge of the photo."""
     sizes = {"shown": (600, 400)}
     for box, verdict in ((Box(100, 100, 599, 200), Verdict.REVIEW), (Box(100, 100, 500, 200), Verdict.ACCEPTED)):
         (outcome,) = stage(prediction(box=box)).read([photo(6000, 4000, **sizes)])
@@ -155,19 +155,19 @@ def test_one_outcome_for_each_photo_in_order() -> None:
     assert list(map(texts, found)) == [[str(number)] for number in range(100, 120)]
 
 
-def test_no_photos_are_no_outcomes() -> None:
+def test_no_photos_no_outcomes() -> None:
     assert list(stage().read([])) == []
 
 
-def test_the_model_is_asked_the_prompt_of_the_stage() -> None:
-    """About the photos as they are given, and each once."""
+def test_the_model_gets_the_prompt_of_the_stage() -> None:
+    """Once for each photo."""
     photos = [photo(), photo()]
     asking = stage(prediction(), prediction(), prompt="Which bibs?")
     list(asking.read(photos))
     assert asking.runtime.asked == [(each.image, "Which bibs?") for each in photos]
 
 
-def test_device_and_time_are_the_models() -> None:
+def test_device_and_time_are_passed_on() -> None:
     (outcome,) = stage(prediction()).read([photo()])
     assert (outcome.device, outcome.seconds) == ("cpu", 0.5)
 
@@ -179,14 +179,14 @@ def test_a_photo_without_a_bib_has_no_candidates_and_no_error() -> None:
 
 @pytest.mark.parametrize("error", [ModelError("no"), ModelUnavailableError("down"), ModelReplyError("gibberish")])
 def test_an_error_of_the_runtime_is_the_error_of_its_photo(error: ModelError) -> None:
-    """Its neighbours have their candidates; whatever came with the error is no answer."""
+    """Its neighbours keep their candidates; anything returned with the error is ignored."""
     failed = Prediction(lines=prediction().lines, device="cuda", seconds=3, error=error)
     before, outcome, after = stage(prediction("11"), failed, prediction("22")).read([photo(), photo(), photo()])
     assert outcome == Outcome(device="cuda", seconds=3, error=error)
     assert [texts(each) for each in (before, after)] == [["11"], ["22"]]
 
 
-def test_an_answer_that_makes_no_sense_is_the_error_of_its_photo() -> None:
+def test_an_invalid_reply_is_the_error_of_its_photo() -> None:
     class Puzzled(BibLines):
         def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
             if prediction.text:
@@ -201,8 +201,8 @@ def test_an_answer_that_makes_no_sense_is_the_error_of_its_photo() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_runtime_that_gives_too_few_or_too_many_is_found_out(number: int) -> None:
-    """And costs photos an attempt, not the daemon its life."""
+def test_too_few_or_too_many_predictions_are_an_error(number: int) -> None:
+    """The photos fail; the daemon does not."""
 
     class Miscounting(Canned):
         def predict_batch(
@@ -215,24 +215,24 @@ def test_a_runtime_that_gives_too_few_or_too_many_is_found_out(number: int) -> N
     asking = BibNumber(BibNumberOptions(model_options=VisionOcrOptions()), miscounting, BibLines(BibLinesOptions()))
     outcomes = list(asking.read([photo(), photo()]))
     assert len(outcomes) == 2
-    assert "predictions than there were images" in str(outcomes[-1].error)
+    assert "predictions than images" in str(outcomes[-1].error)
 
 
-def test_outcomes_come_as_the_model_gives_them() -> None:
-    """So that a stop between two photos loses no answer."""
+def test_outcomes_are_yielded_as_predictions_arrive() -> None:
+    """So that stopping between two photos loses nothing."""
     asking = stage(*[prediction()] * 3)
     outcomes = asking.read([photo()] * 3)
     next(outcomes)
     assert len(asking.runtime.asked) == 1
 
 
-def test_warming_up_loads_and_asks_once() -> None:
+def test_warm_up_loads_and_runs_the_model_once() -> None:
     asking = stage(prediction(), prediction())
     asking.warm_up()
     assert (asking.runtime.loaded, len(asking.runtime.asked)) == (1, 1)
 
 
-def test_a_model_that_cannot_answer_does_not_warm_up() -> None:
+def test_warm_up_raises_an_outage() -> None:
     with pytest.raises(ModelUnavailableError, match="down"):
         stage(Prediction(error=ModelUnavailableError("down"))).warm_up()
 

@@ -158,7 +158,7 @@ def test_a_preset_that_does_not_fit_the_stage_is_reported(compare: Compare, serv
     result = compare("--stage", "picture_description", "--preset", "quick", "--preset", "served", "one.jpg", "--json")
     assert result.exit_code == 1
     refused, ran, photo = records(result)
-    assert "preset quick answers with lines of text, this stage needs a reply" in refused["error"]
+    assert "preset quick returns lines of text, but this stage needs replies" in refused["error"]
     assert ran["failed"] == 0
     assert "A banner." in photo["found"]["served"][0]
 

@@ -1,4 +1,4 @@
-"""A second look at parts of a photo: which parts, and where in the photo is what was seen there."""
+"""Re-reading parts of a photo: selecting parts, and mapping candidates back to the photo."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def lines(*found: TextLine) -> Prediction:
     return Prediction(lines=found, finish_reason=FinishReason.STOP)
 
 
-def says(*bibs: str, sure: float = 1.0) -> Prediction:
-    """Reply with bibs, all of them so sure."""
+def replied(*bibs: str, confidence: float = 1.0) -> Prediction:
+    """Return a reply with bibs, all with the same confidence."""
     text = '{"bibs":[' + ",".join(f'{{"number":"{bib}"}}' for bib in bibs) + "]}"
-    return Prediction(text=text, tokens=(Token(text, math.log(sure)),), finish_reason=FinishReason.STOP)
+    return Prediction(text=text, tokens=(Token(text, math.log(confidence)),), finish_reason=FinishReason.STOP)
 
 
 def readings(outcome: Outcome) -> tuple[Reading, ...]:
-    """Return what a judge makes of an outcome who knows nothing of the race."""
+    """Judge an outcome without rules of a race."""
     return judge(outcome.candidates)
 
 
@@ -73,9 +73,9 @@ def test_tiles_cover_a_large_photo_and_overlap(width: int, height: int, side: in
 
 
 @given(st.floats(0, 600), st.floats(0, 400), st.floats(4, 200), st.floats(4, 100), st.sampled_from([1, 2, 4]))
-def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height: float, scale: int) -> None:
+def test_a_part_is_cropped_in_place(x: float, y: float, width: float, height: float, scale: int) -> None:
     whole = photo(800, 600, scale=scale)
-    part = crops.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, crops.OF_A_READER)
+    part = crops.around(Box(x, y, min(800, x + width), min(600, y + height)), whole, crops.MODEL_MARGIN)
     cut = crops.cut(whole, part)
     assert part.x1 <= x
     assert part.y2 >= min(600, y + height)
@@ -83,7 +83,7 @@ def test_a_part_is_cut_out_where_it_is(x: float, y: float, width: float, height:
     assert cut.scale == pytest.approx(whole.scale, rel=0.3)
 
 
-def test_a_candidate_of_a_part_is_where_it_is_in_the_photo() -> None:
+def test_candidates_of_a_part_are_mapped_to_the_photo() -> None:
     part, whole = Box(100, 50, 300, 150), photo(800, 600)
     own = crops.placed(Candidate("1", 0.9, Box(10, 20, 30, 40)), whole, part=part)
     assert (own.box, own.edge_distance) == (Box(110, 70, 130, 90), pytest.approx(70 / 600))
@@ -94,13 +94,13 @@ def test_a_candidate_of_a_part_is_where_it_is_in_the_photo() -> None:
     assert (lost.box, lost.edge_distance) == (None, None)
 
 
-def test_the_edge_is_that_of_the_photo_and_not_of_the_part() -> None:
+def test_the_edge_is_that_of_the_photo_not_of_the_part() -> None:
     part = Box(100, 100, 200, 200)
     at_the_parts_edge = Candidate("1", 0.9, Box(0, 0, 50, 50), edge_distance=0.0)
     assert crops.placed(at_the_parts_edge, photo(400, 400), part=part).edge_distance == 0.25
 
 
-def test_boxes_in_one_place_are_one() -> None:
+def test_boxes_in_the_same_place_are_merged() -> None:
     near, far = Box(0, 0, 100, 50), Box(500, 0, 600, 50)
     assert crops.distinct([near, near.scaled(1.1), far, near]) == [near, far]
 
@@ -109,35 +109,37 @@ def test_boxes_in_one_place_are_one() -> None:
 
 
 def cascade(first: Prediction, *second: Prediction) -> Any:
-    """Make a stage of an OCR and a second model that is asked where it is unsure."""
-    better = scripted(BibNumber, BibJson, *(second or (says(),)), output_kind=OutputKind.TEXT, model={"name": "better"})
+    """Make a stage with OCR and a second model for uncertain readings."""
+    better = scripted(
+        BibNumber, BibJson, *(second or (replied(),)), output_kind=OutputKind.TEXT, model={"name": "better"}
+    )
     return scripted(BibNumber, BibLines, first, output_kind=OutputKind.LINES, substages={"second_model": better})
 
 
-UNSURE = line("1O42".replace("O", "0"), 0.90, 100, 100, 200, 140)
-SURE = line("731", 0.99, 300, 100, 400, 140)
+UNCERTAIN = line("1O42".replace("O", "0"), 0.90, 100, 100, 200, 140)
+CERTAIN = line("731", 0.99, 300, 100, 400, 140)
 
 
-def test_the_second_model_is_asked_about_the_doubtful_ones_alone() -> None:
-    stage = cascade(lines(UNSURE, SURE), says("1042"))
+def test_the_second_model_reads_only_uncertain_parts() -> None:
+    stage = cascade(lines(UNCERTAIN, CERTAIN), replied("1042"))
     (outcome,) = stage.read([photo()])
-    asked = stage.substages["second_model"].runtime
-    assert isinstance(asked, ScriptedRuntime)
-    assert [picture.size for picture in asked.pictures] == [(120, 60)]  # the bib and a margin
+    second_runtime = stage.substages["second_model"].runtime
+    assert isinstance(second_runtime, ScriptedRuntime)
+    assert [image.size for image in second_runtime.images] == [(120, 60)]  # the bib and a margin
     found = {each.bib: each for each in readings(outcome)}
     assert (found["1042"].verdict, found["1042"].model) == (Verdict.ACCEPTED, "better")
-    assert found["1042"].box == UNSURE.box
+    assert found["1042"].box == UNCERTAIN.box
     assert (found["731"].verdict, found["731"].model) == (Verdict.ACCEPTED, None)
 
 
-def test_a_bib_at_the_edge_of_the_photo_stays_in_review_whatever_a_second_model_says() -> None:
+def test_a_bib_at_the_edge_stays_in_review_even_if_models_agree() -> None:
     at_edge = line("1042", 0.90, 0, 100, 100, 140)
-    (outcome,) = cascade(lines(at_edge), says("1042")).read([photo()])
+    (outcome,) = cascade(lines(at_edge), replied("1042")).read([photo()])
     assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [("1042", Verdict.REVIEW, "better")]
 
 
-def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
-    (outcome,) = cascade(lines(UNSURE), says("1047")).read([photo()])
+def test_if_two_models_differ_both_readings_go_to_review() -> None:
+    (outcome,) = cascade(lines(UNCERTAIN), replied("1047")).read([photo()])
     assert {(each.bib, each.verdict, each.model) for each in readings(outcome)} == {
         ("1042", Verdict.REVIEW, None),
         ("1047", Verdict.REVIEW, "better"),
@@ -147,66 +149,66 @@ def test_where_two_models_differ_both_are_shown_as_unsure() -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        says(),
-        says("1042", sure=0.3),
+        replied(),
+        replied("1042", confidence=0.3),
         Prediction(error=ModelError("fell over")),
         Prediction(error=ModelUnavailableError("away")),
         Prediction(text="no idea", finish_reason=FinishReason.STOP),
     ],
 )
-def test_a_second_model_that_is_of_no_help_changes_nothing(second: Prediction) -> None:
-    (outcome,) = cascade(lines(UNSURE), second).read([photo()])
+def test_an_unhelpful_second_model_changes_nothing(second: Prediction) -> None:
+    (outcome,) = cascade(lines(UNCERTAIN), second).read([photo()])
     assert outcome.error is None
     assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [("1042", Verdict.REVIEW, None)]
 
 
-def test_a_second_model_may_agree_with_a_number_that_was_read_with_a_label() -> None:
-    """What it is asked about is the number, not the text as it was read."""
+def test_a_second_model_may_agree_with_a_labelled_number() -> None:
+    """The second model confirms the number, not the text as read."""
     box = {"number": "No. 1042", "box": [200, 200, 300, 250], "confidence": 0.4}
     own = Prediction(
         text=json.dumps({"bibs": [box]}),
         finish_reason=FinishReason.STOP,
         coordinates=CoordinateSpace(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
     )
-    better = scripted(BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    better = scripted(BibNumber, BibJson, replied("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
     (outcome,) = vlm(own, crops="none", second=better).read([photo()])
     (found,) = readings(outcome)
     assert (found.bib, found.verdict, list(map(str, found.reasons))) == ("1042", Verdict.ACCEPTED, ["two models agree"])
 
 
-def test_how_unsure_is_unsure_enough_to_ask_can_be_set() -> None:
-    """It is a matter of what is asked, and apart from what is accepted."""
-    for ask_below, asked in ((0.95, 1), (0.9, 0), (1.0, 2)):
-        better = scripted(BibNumber, BibJson, says(), output_kind=OutputKind.TEXT, model={"name": "better"})
+def test_the_threshold_for_the_second_model_is_configurable() -> None:
+    """This determines what is re-read, independently of what is accepted."""
+    for ask_below, parts in ((0.95, 1), (0.9, 0), (1.0, 2)):
+        better = scripted(BibNumber, BibJson, replied(), output_kind=OutputKind.TEXT, model={"name": "better"})
         stage = scripted(
             BibNumber,
             BibLines,
-            lines(UNSURE, SURE),
+            lines(UNCERTAIN, CERTAIN),
             output_kind=OutputKind.LINES,
             substages={"second_model": better},
             ask_below=ask_below,
         )
         list(stage.read([photo()]))
-        assert len(better.runtime.pictures) == asked
+        assert len(better.runtime.images) == parts
 
 
-def test_nobody_is_asked_when_there_is_no_doubt() -> None:
-    stage = cascade(lines(SURE))
+def test_the_second_model_does_not_read_certain_numbers() -> None:
+    stage = cascade(lines(CERTAIN))
     list(stage.read([photo(), photo()]))
-    assert stage.substages["second_model"].runtime.pictures == []
+    assert stage.substages["second_model"].runtime.images == []
 
 
-def test_the_cascade_is_made_by_name_from_the_configuration() -> None:
+def test_the_second_model_is_configured_by_name() -> None:
     stages = {"bib_number": {"second_model_options": "smol_vllm"}}
     stage = Registry(stages=stages).stage("bib_number", "rapidocr")
     second = stage.substages["second_model"].options
     assert (second.model_options.name, second.model_interpreter_options.kind) == ("smol-vllm", "bib_json")
     assert stage.options.fingerprint() != Registry().stage("bib_number", "rapidocr").options.fingerprint()
-    assert stage.longest_side is None, "a small part of a photo that was made small first has no detail left"
+    assert stage.longest_side is None, "parts of a downscaled photo lack detail"
 
 
-def test_a_second_model_that_breaks_down_costs_nothing() -> None:
-    stage = cascade(lines(UNSURE, SURE), says("1042"))
+def test_a_broken_second_model_does_not_affect_the_outcome() -> None:
+    stage = cascade(lines(UNCERTAIN, CERTAIN), replied("1042"))
 
     class Broken(ScriptedRuntime):
         def predict_batch(self, *_: Any, **__: Any) -> Iterator[Prediction]:
@@ -216,11 +218,11 @@ def test_a_second_model_that_breaks_down_costs_nothing() -> None:
     with capture_logs() as logs:
         for _ in range(2):
             (outcome,) = stage.read([photo()])
-    assert bibs(outcome) == [UNSURE.text, SURE.text]
-    assert [entry["error"] for entry in logs] == ["preset better: out of order"], "told once"
+    assert bibs(outcome) == [UNCERTAIN.text, CERTAIN.text]
+    assert [entry["error"] for entry in logs] == ["preset better: out of order"], "logged once"
 
 
-# A model that looks again
+# Re-reading with the same model
 
 
 def vlm(
@@ -232,98 +234,98 @@ def vlm(
     return scripted(BibNumber, BibJson, *predictions, output_kind=OutputKind.TEXT, substages=substages, **options)
 
 
-def test_parts_are_read_again_where_the_detector_sees_a_number() -> None:
-    stage = vlm(says(), says("1042"), says("731"), detected=lines(UNSURE, SURE))
+def test_parts_where_the_detector_finds_a_number_are_re_read() -> None:
+    stage = vlm(replied(), replied("1042"), replied("731"), detected=lines(UNCERTAIN, CERTAIN))
     (outcome,) = stage.read([photo()])
     assert bibs(outcome) == ["1042", "731"]
-    for each, place in zip(readings(outcome), (UNSURE.box, SURE.box), strict=True):
+    for each, place in zip(readings(outcome), (UNCERTAIN.box, CERTAIN.box), strict=True):
         assert each.box
         assert each.box.overlap(place) > 0.9
 
 
-def test_a_large_photo_is_read_in_tiles_when_nothing_was_detected() -> None:
-    stage = vlm(says(), says("1042"), says(), detected=lines(), model={"longest_side": 512})
+def test_a_large_photo_is_read_in_tiles_if_nothing_is_detected() -> None:
+    stage = vlm(replied(), replied("1042"), replied(), detected=lines(), model={"longest_side": 512})
     (outcome,) = stage.read([photo(2000, 1000)])
     found = [(each.bib, each.box, each.verdict) for each in readings(outcome)]
-    assert found == [("1042", None, Verdict.REVIEW)], "a tile may have cut it off"
-    assert len(stage.runtime.pictures) > 4
-    assert stage.runtime.pictures[0].size == (2000, 1000)
-    assert {picture.size for picture in stage.runtime.pictures[1:]} == {(512, 512)}
+    assert found == [("1042", None, Verdict.REVIEW)], "a tile may cut it off"
+    assert len(stage.runtime.images) > 4
+    assert stage.runtime.images[0].size == (2000, 1000)
+    assert {image.size for image in stage.runtime.images[1:]} == {(512, 512)}
 
 
-@pytest.mark.parametrize("whole", [says(), says("1042", sure=0.99), says("1042", sure=0.97)])
-def test_what_is_at_the_edge_of_the_photo_is_for_review_from_near_too(whole: Prediction) -> None:
-    stage = vlm(whole, says("1042", sure=0.98), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
+@pytest.mark.parametrize("whole", [replied(), replied("1042", confidence=0.99), replied("1042", confidence=0.97)])
+def test_a_bib_at_the_edge_goes_to_review_after_re_reading(whole: Prediction) -> None:
+    stage = vlm(whole, replied("1042", confidence=0.98), detected=lines(line("1042", 0.9, 590, 100, 640, 140)))
     (outcome,) = stage.read([photo()])
     assert [(each.bib, each.verdict) for each in readings(outcome)] == [("1042", Verdict.REVIEW)]
 
 
-def test_outcomes_come_one_by_one() -> None:
-    """A daemon shows progress between two batches of the model, however often a photo is looked at."""
-    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 1})
+def test_outcomes_are_yielded_one_by_one() -> None:
+    """The daemon shows progress between batches, even if photos are re-read."""
+    stage = vlm(replied("1042"), detected=lines(CERTAIN), model={"batch_size": 1})
     outcomes = stage.read([photo(), photo()])
     next(outcomes)
-    assert len(stage.runtime.pictures) == 2  # of the first photo: the whole, and one part
+    assert len(stage.runtime.images) == 2  # of the first photo: the whole photo and one part
     assert len(list(outcomes)) == 1
 
 
 def test_parts_of_several_photos_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most photos have one bib or two, and a model is asked about many at once in little more time."""
-    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 4})
-    predict, together = stage.runtime.predict_batch, []
+    """Most photos have one or two bibs, and a batch takes little longer than one part."""
+    stage = vlm(replied("1042"), detected=lines(CERTAIN), model={"batch_size": 4})
+    predict, batch_sizes = stage.runtime.predict_batch, []
 
-    def counted(images: Iterable[Any], *asked: Any, **how: Any) -> Iterator[Prediction]:
+    def counted(images: Iterable[Any], *args: Any, **kwargs: Any) -> Iterator[Prediction]:
         images = list(images)
-        together.append(len(images))
-        return predict(images, *asked, **how)
+        batch_sizes.append(len(images))
+        return predict(images, *args, **kwargs)
 
     monkeypatch.setattr(stage.runtime, "predict_batch", counted)
     outcomes = list(stage.read([photo() for _ in range(6)]))
     assert [bibs(outcome) for outcome in outcomes] == [["1042"]] * 6
-    assert together == [6, 4, 2]
+    assert batch_sizes == [6, 4, 2]
 
 
-def test_a_photo_does_not_wait_for_ever_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow model fills no batch in time: a watchdog would take it for one that hangs."""
-    monkeypatch.setattr(bib_number, "_PATIENCE", -1)
-    stage = vlm(says("1042"), detected=lines(SURE), model={"batch_size": 8})
+def test_the_wait_for_a_full_batch_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow model may not fill a batch before the watchdog takes it for hung."""
+    monkeypatch.setattr(bib_number, "_MAX_BATCH_WAIT", -1)
+    stage = vlm(replied("1042"), detected=lines(CERTAIN), model={"batch_size": 8})
     outcomes = stage.read([photo(), photo()])
     next(outcomes)
-    assert len(stage.runtime.pictures) == 2
+    assert len(stage.runtime.images) == 2
 
 
-def test_a_neighbour_seen_in_a_doubtful_part_is_no_second_bib() -> None:
-    stage = cascade(lines(UNSURE, SURE), says(SURE.text, "1042"))
+def test_a_neighbour_in_an_uncertain_part_is_not_duplicated() -> None:
+    stage = cascade(lines(UNCERTAIN, CERTAIN), replied(CERTAIN.text, "1042"))
     (outcome,) = stage.read([photo()])
-    assert sorted(bibs(outcome)) == sorted([SURE.text, "1042"])
+    assert sorted(bibs(outcome)) == sorted([CERTAIN.text, "1042"])
 
 
-def test_the_doubts_of_several_photos_are_put_to_the_second_model_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncertain_parts_of_several_photos_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     second = scripted(
-        BibNumber, BibJson, says("1042"), says("17"), output_kind=OutputKind.TEXT, model={"batch_size": 4}
+        BibNumber, BibJson, replied("1042"), replied("17"), output_kind=OutputKind.TEXT, model={"batch_size": 4}
     )
     first = scripted(
         BibNumber,
         BibLines,
-        *(lines(UNSURE), lines(), lines(SURE, UNSURE)),
+        *(lines(UNCERTAIN), lines(), lines(CERTAIN, UNCERTAIN)),
         output_kind=OutputKind.LINES,
         substages={"second_model": second},
     )
-    read, together = second.read, []
+    read, batch_sizes = second.read, []
 
     def counted(parts: list[Photo]) -> Iterator[Outcome]:
-        together.append(len(parts))
+        batch_sizes.append(len(parts))
         return read(parts)
 
     monkeypatch.setattr(second, "read", counted)
     outcomes = list(first.read([photo() for _ in range(3)]))
     assert [set(bibs(outcome)) for outcome in outcomes] == [{"1042"}, set(), {"731", "1042", "17"}]
-    assert together == [2]
+    assert batch_sizes == [2]
 
 
-def test_a_second_look_and_a_second_model_go_together() -> None:
-    better = scripted(BibNumber, BibJson, says("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
-    stage = vlm(says(), says("1042", sure=0.6), detected=lines(UNSURE), second=better)
+def test_re_reading_and_a_second_model_combine() -> None:
+    better = scripted(BibNumber, BibJson, replied("1042"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    stage = vlm(replied(), replied("1042", confidence=0.6), detected=lines(UNCERTAIN), second=better)
     (outcome,) = stage.read([photo()])
     assert [(each.bib, each.verdict, each.model) for each in readings(outcome)] == [
         ("1042", Verdict.ACCEPTED, "better")
@@ -331,10 +333,10 @@ def test_a_second_look_and_a_second_model_go_together() -> None:
 
 
 def test_every_look_is_evidence() -> None:
-    """Which looks were taken and what each saw, those that saw nothing too, and those that went wrong."""
-    better = scripted(BibNumber, BibJson, says("1047"), output_kind=OutputKind.TEXT, model={"name": "better"})
+    """Records all looks and what each found, including empty and failed ones."""
+    better = scripted(BibNumber, BibJson, replied("1047"), output_kind=OutputKind.TEXT, model={"name": "better"})
     fails = Prediction(error=ModelError("fell over"))
-    stage = vlm(says(), says("1042", sure=0.6), fails, detected=lines(UNSURE, SURE), second=better)
+    stage = vlm(replied(), replied("1042", confidence=0.6), fails, detected=lines(UNCERTAIN, CERTAIN), second=better)
     with capture_logs():
         (outcome,) = stage.read([photo()])
     assert [(each.text, each.look, each.model, each.about) for each in outcome.candidates] == [
@@ -349,60 +351,62 @@ def test_every_look_is_evidence() -> None:
     assert (second.look, second.candidates, second.error) == (Look.CROP, 0, "fell over")
     assert (again.look, again.candidates, again.model) == (Look.SECOND_MODEL, 1, "better")
     assert first.box
-    assert first.box.overlap(UNSURE.box) == pytest.approx(1)
+    assert first.box.overlap(UNCERTAIN.box) == pytest.approx(1)
 
 
-def test_a_second_model_that_sees_nothing_has_looked() -> None:
-    (outcome,) = cascade(lines(UNSURE), says()).read([photo()])
+def test_an_empty_look_of_a_second_model_is_recorded() -> None:
+    (outcome,) = cascade(lines(UNCERTAIN), replied()).read([photo()])
     assert [(each.look, each.candidates, each.model) for each in outcome.looks] == [
         (Look.PHOTO, 1, None),
         (Look.SECOND_MODEL, 0, "better"),
     ]
 
 
-def test_a_small_photo_without_anything_to_see_is_read_once() -> None:
-    stage = vlm(says("1042"), detected=lines())
+def test_a_small_photo_without_detections_is_read_once() -> None:
+    stage = vlm(replied("1042"), detected=lines())
     (outcome,) = stage.read([photo()])
-    assert len(stage.runtime.pictures) == 1
+    assert len(stage.runtime.images) == 1
     assert bibs(outcome) == ["1042"]
 
 
-def test_crops_none_looks_once() -> None:
-    stage = vlm(says("1042"), says("9999"), crops="none", detected=lines(UNSURE))
+def test_crops_none_reads_once() -> None:
+    stage = vlm(replied("1042"), replied("9999"), crops="none", detected=lines(UNCERTAIN))
     (outcome,) = stage.read([photo()])
     assert bibs(outcome) == ["1042"]
 
 
-def test_a_model_that_goes_away_in_between_costs_the_photo_no_result() -> None:
-    stage = vlm(says("1042"), Prediction(error=ModelUnavailableError("away")), detected=lines(SURE))
+def test_an_outage_while_re_reading_is_the_error_of_the_photo() -> None:
+    stage = vlm(replied("1042"), Prediction(error=ModelUnavailableError("away")), detected=lines(CERTAIN))
     (outcome,) = stage.read([photo()])
     assert isinstance(outcome.error, ModelUnavailableError)
     assert outcome.candidates == ()
 
 
-@pytest.mark.parametrize("whole", [says(), says("7"), says("finish", "14:32")])
-def test_parts_that_all_fail_are_no_photo_without_bibs(whole: Prediction) -> None:
-    """Nor where the whole photo shows numbers that are no bibs."""
-    stage = vlm(whole, Prediction(error=ModelError("fell over")), detected=lines(UNSURE))
+@pytest.mark.parametrize("whole", [replied(), replied("7"), replied("finish", "14:32")])
+def test_if_all_parts_fail_the_photo_fails(whole: Prediction) -> None:
+    """Even if the whole photo shows numbers that are not bibs."""
+    stage = vlm(whole, Prediction(error=ModelError("fell over")), detected=lines(UNCERTAIN))
     (outcome,) = stage.read([photo()])
     assert str(outcome.error) == "fell over"
 
 
-def test_its_own_boxes_do_not_hide_what_the_detector_sees() -> None:
+def test_the_models_boxes_and_the_detectors_are_combined() -> None:
     box = {"number": "1042", "box": [200, 200, 300, 250]}
     own = Prediction(
         text=json.dumps({"bibs": [box]}),
         finish_reason=FinishReason.STOP,
         coordinates=CoordinateSpace(BoxConvention.PIXELS, 640, 480, sent=(640, 480)),
     )
-    stage = vlm(own, says("1042"), says("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), SURE))
+    stage = vlm(own, replied("1042"), replied("731"), detected=lines(line("1042", 0.9, 205, 205, 295, 245), CERTAIN))
     (outcome,) = stage.read([photo()])
-    assert len(stage.runtime.pictures) == 3, "the whole, its own box, and the other of the detector's two"
+    assert len(stage.runtime.images) == 3, "the whole photo, its own box, and the detector's other box"
     assert set(bibs(outcome)) == {"1042", "731"}
 
 
-def test_one_bad_part_costs_nothing_else() -> None:
-    stage = vlm(says("88"), Prediction(error=ModelError("fell over")), says("731"), detected=lines(UNSURE, SURE))
+def test_one_failed_part_does_not_affect_the_others() -> None:
+    stage = vlm(
+        replied("88"), Prediction(error=ModelError("fell over")), replied("731"), detected=lines(UNCERTAIN, CERTAIN)
+    )
     with capture_logs() as logs:
         (outcome,) = stage.read([photo()])
     assert [(entry["event"], entry["parts"], entry["of"]) for entry in logs] == [("crops.failed", 1, 2)]

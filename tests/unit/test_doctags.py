@@ -1,4 +1,4 @@
-"""`doctags`: pages as SmolDocling writes them."""
+"""`doctags`: pages in SmolDocling's markup."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_its_elements_in_order() -> None:
     ]
 
 
-def test_boxes_are_in_pixels_of_the_picture() -> None:
+def test_boxes_are_in_pixels_of_the_image() -> None:
     elements = read(_PAGE).elements
     assert elements[1] == Element("title", "Results", Box(100, 200, 900, 300))
     assert elements[3].box is None
@@ -102,7 +102,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
     assert all(element.box is None for element in read(_PAGE, coordinates=None).elements)
 
 
-def test_the_rows_of_a_table_and_what_is_within_what() -> None:
+def test_table_rows_and_enclosing_tags() -> None:
     elements = read(_PAGE).elements
     assert elements[8].rows == (("Place", "Bib", "Name"), ("1", "0042", ""), ("2", "M1234", "A | B"))
     assert [element.within for element in elements[4:12]] == [
@@ -114,20 +114,20 @@ def test_the_source_is_kept() -> None:
     assert read(_PAGE).source == _PAGE.removesuffix("<end_of_utterance>")
 
 
-def test_text_outside_of_any_element_is_text_too() -> None:
+def test_text_outside_elements_is_kept() -> None:
     document = read("<doctag>Anna<unordered_list>Berta</unordered_list></doctag>")
     assert [(element.label, element.text) for element in document.elements] == [("text", "Anna"), ("text", "Berta")]
 
 
-def test_a_page_may_come_without_the_tag_around_it() -> None:
+def test_the_enclosing_tag_is_optional() -> None:
     assert read("<text>Anna</text>\n<text>Berta</text>").markdown() == "Anna\n\nBerta"
 
 
-def test_code_with_fences_in_it_gets_a_longer_one() -> None:
+def test_code_that_contains_fences_gets_a_longer_fence() -> None:
     assert read("<code><_Markdown_>```\na\n```</code>").markdown() == "````markdown\n```\na\n```\n````"
 
 
-def test_breaks_between_pages_are_no_text() -> None:
+def test_page_breaks_are_not_text() -> None:
     assert read("<text>Anna</text><page_break><text>Berta</text><page_break>").markdown() == "Anna\n\nBerta"
 
 
@@ -148,6 +148,6 @@ def test_breaks_between_pages_are_no_text() -> None:
         *("<doctag><otsl><fcel>1<nl></doctag>", "<doctag><code>x</doctag>", "<otsl>" * 2000),
     ],
 )
-def test_what_is_no_doctags_or_does_not_end_is_an_error(text: str) -> None:
+def test_invalid_or_incomplete_doctags_are_an_error(text: str) -> None:
     with pytest.raises(ModelReplyError):
         read(text)

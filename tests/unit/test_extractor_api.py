@@ -1,4 +1,4 @@
-"""The extractor API, as far as it needs no torch: names, results, scales, errors, hooks, a server."""
+"""The extractor API, without torch: names, results, scales, errors, hooks and servers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ kind = "vision_ocr"
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No extractor, configuration or temporary file of another test."""
+    """Isolate each test from extractors, configuration and temporary files of others."""
     kept: dict[str, VLMExtractor] = {}
     monkeypatch.setattr(main, "_EXTRACTOR_CACHE", kept)
     (tmp_path / "here").mkdir()
@@ -62,7 +62,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 class FakeExtractor(LocalVLMExtractor):
-    """A model that replies with the size of the picture it is given."""
+    """A model that replies with the size of its image."""
 
     loads = 0
 
@@ -82,7 +82,7 @@ def ocr_stage() -> Stage[Any]:
 
 @pytest.fixture
 def ocr(ocr_stage: Stage[Any]) -> StageExtractor:
-    """Return the bundled model's extractor, which really reads; it is loaded once for all tests."""
+    """Return the extractor of the bundled OCR, loaded once for all tests."""
     main._EXTRACTOR_CACHE["rapidocr"] = extractor = StageExtractor(ocr_stage)
     return extractor
 
@@ -95,7 +95,7 @@ def fake() -> FakeExtractor:
 
 @pytest.fixture
 def photos(draw: Callable[..., bytes]) -> list[str]:
-    """Write photos of 600 x 400 pixels, between them a file that is none and one that is not there."""
+    """Write photos of 600 x 400 pixels; include an invalid file and a missing one."""
     Path("a.jpg").write_bytes(draw("1042"))
     Path("b.jpg").write_text("no photo")
     Path("d.jpg").write_bytes(draw("777", "2205"))
@@ -107,7 +107,7 @@ class TestResults:
         ("number", "bib"),
         [("256", 256), ("0042", "0042"), ("M101", "M101"), ("0", 0), ("00", "00"), ("1234567", 1234567)],
     )
-    def test_a_bib_is_a_number_if_nothing_is_lost_by_it(self, number: str, bib: int | str) -> None:
+    def test_a_bib_is_a_number_if_nothing_is_lost(self, number: str, bib: int | str) -> None:
         result = result_of([Reading(number, 0.97, Verdict.ACCEPTED, Box(1.04, 2, 3, 4))])
         assert result == {
             "bib": bib,
@@ -120,16 +120,16 @@ class TestResults:
         result = json.loads(json.dumps(result_of([Reading(number, 0.5, Verdict.REVIEW, None)])))
         assert str(result["bib"]) == result["bibs"][0]["number"] == number
 
-    def test_the_bib_is_the_surest(self) -> None:
+    def test_the_bib_is_the_most_probable(self) -> None:
         readings = [Reading(bib, sure, Verdict.REVIEW, None) for bib, sure in (("11", 0.3), ("22", 0.9), ("33", 0.5))]
         result = result_of(readings)
         assert result["bib"] == 22
         assert [bib["number"] for bib in result["bibs"]] == ["22", "33", "11"]
 
-    def test_no_bib_is_no_error(self) -> None:
+    def test_no_bib_is_not_an_error(self) -> None:
         assert result_of([]) == {"bib": None, "bibs": []}
 
-    def test_an_error_says_in_which_state_the_photo_is(self) -> None:
+    def test_an_error_names_the_state_of_the_photo(self) -> None:
         assert error_of(PhotoGoneError("not\nthere")) == {"error": "gone: not there"}
         assert error_of(KeyError()) == {"error": "KeyError"}
 
@@ -166,7 +166,7 @@ class TestNames:
         model = extractor.stage.options.model_options
         assert (model.name, model.repo_id, model.device) == (name, extractor.model_name, device)
 
-    def test_a_preset_of_your_own_is_an_extractor(self) -> None:
+    def test_a_custom_preset_is_an_extractor(self) -> None:
         Path("config.toml").write_text('[presets.smol-inline-cpu]\nbase = "smol-inline-cpu"\nrepo_id = "/srv/smol"\n')
         extractor = get_extractor("smol-inline-cpu")
         assert isinstance(extractor, LocalSmolVLMExtractor)
@@ -183,7 +183,7 @@ class TestNames:
         main._EXTRACTOR_CACHE["new_model"] = fake
         assert get_extractor("new-model") is fake
 
-    def test_an_unknown_name_names_the_nearest(self) -> None:
+    def test_an_unknown_name_suggests_the_nearest(self) -> None:
         for scale in ({}, {"scale_width": 800}):
             with pytest.raises(
                 ConfigurationError, match=r"^unknown preset 'smol-inline-cpuu'; did you mean 'smol-inline-cpu'\?$"
@@ -194,7 +194,7 @@ class TestNames:
         with pytest.raises(ConfigurationError, match=r"was made for .* and cannot do bib_number"):
             get_extractor("smoldocling")
 
-    def test_one_of_your_own_is_registered_as_in_the_guide(self, fake: FakeExtractor, photos: list[str]) -> None:
+    def test_a_custom_extractor_can_be_registered(self, fake: FakeExtractor, photos: list[str]) -> None:
         main._EXTRACTOR_CACHE["newmodel-inline-cpu"] = fake
         assert get_extractor("newmodel-inline-cpu") is fake
         assert get_extractor("newmodel-inline-cpu", scale_width=300).extract(photos[0])["bib"] == 300
@@ -202,7 +202,7 @@ class TestNames:
         assert fake.loads == 1
 
     @pytest.mark.parametrize("by_scaled", [True, False])
-    def test_a_scaled_one_of_your_own_holds_no_model_that_was_let_go(
+    def test_a_scaled_custom_extractor_does_not_keep_a_closed_model(
         self, fake: FakeExtractor, photos: list[str], *, by_scaled: bool
     ) -> None:
         main._EXTRACTOR_CACHE["own"] = fake
@@ -222,31 +222,31 @@ class TestNames:
 
 class TestMadeDirectly:
     @pytest.mark.parametrize(("kind", "family"), [(LocalQwenExtractor, "qwen"), (LocalSmolVLMExtractor, "smol")])
-    def test_they_take_the_other_options_of_their_family(
+    def test_other_options_are_those_of_the_family(
         self, kind: type[LocalQwenExtractor | LocalSmolVLMExtractor], family: str
     ) -> None:
         for device, preset in (("cpu", "cpu"), ("cuda:1", "gpu")):
             options = kind("/srv/model", device=device).stage.options.model_options
             presets = get_extractor(f"{family}-inline-{preset}")
             assert isinstance(presets, StageExtractor)
-            about = options.about_fields  # of the published weights, which these need not be
+            about = options.about_fields  # of the published weights, which may differ
             expected = presets.stage.options.model_options.model_dump(exclude={*about})
             changed = {"name": options.name, "repo_id": "/srv/model", "device": device}
             assert options.model_dump(exclude={*about}) == expected | changed
 
-    def test_a_model_that_is_not_there_is_refused_at_first_use(self, photos: list[str]) -> None:
+    def test_a_missing_model_is_refused_at_first_use(self, photos: list[str]) -> None:
         extractor = LocalSmolVLMExtractor("/srv/no/such/model")
         with pytest.raises(ConfigurationError, match=r"^preset LocalSmolVLMExtractor: [^\n]+$"):
             extractor.extract(photos[0])
         with pytest.raises(ConfigurationError):
             extractor.extract_multiple_bib_numbers(photos)
 
-    def test_a_device_that_is_none_is_refused(self) -> None:
+    def test_an_unknown_device_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=r"^presets.LocalQwenExtractor.device: [^\n]+$"):
             LocalQwenExtractor("Qwen/Qwen2-VL-2B-Instruct", device="gpu")
 
     @pytest.mark.parametrize("kind", [LocalQwenExtractor, LocalSmolVLMExtractor])
-    def test_their_model_is_the_runtimes_own(self, kind: type[LocalQwenExtractor | LocalSmolVLMExtractor]) -> None:
+    def test_the_model_is_that_of_the_runtime(self, kind: type[LocalQwenExtractor | LocalSmolVLMExtractor]) -> None:
         extractor: Any = kind("/srv/model")
         scaled = extractor.with_scaler(ImageScaler(300))
         assert (extractor.model, extractor.processor, extractor.device) == (None, None, None)
@@ -274,12 +274,12 @@ class TestByTheOcr:
         assert bib["confidence"] > 0.85
         assert bib["verdict"] in {"accepted", "review"}
 
-    def test_the_race_of_the_configuration_says_what_a_bib_is(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
+    def test_the_configured_race_determines_what_a_bib_is(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
         Path("config.toml").write_text("[race]\nbibs = '2\\d{3}'\naccept_at = 1.0\n")
         (bib,) = StageExtractor(ocr_stage).extract(photos[3])["bibs"]
         assert (bib["number"], bib["verdict"]) == ("2205", "review")
 
-    def test_many_are_read_in_order_whatever_is_wrong_with_one(self, ocr: StageExtractor, photos: list[str]) -> None:
+    def test_photos_are_read_in_order_even_if_one_fails(self, ocr: StageExtractor, photos: list[str]) -> None:
         paths = [*photos, "a\0.jpg", ".", photos[0]]
         items = ocr.extract_multiple_bib_numbers(paths)
         assert [item["image"] for item in items] == paths
@@ -291,7 +291,7 @@ class TestByTheOcr:
         assert {bib["number"] for bib in two["bibs"]} == {"777", "2205"}
         assert set(no_path) == set(folder) == {"error"}
 
-    def test_boxes_are_of_the_whole_photo_whatever_the_scale(self, ocr: StageExtractor, photos: list[str]) -> None:
+    def test_boxes_are_in_pixels_of_the_photo_at_any_scale(self, ocr: StageExtractor, photos: list[str]) -> None:
         (whole,) = ocr.extract(photos[0])["bibs"]
         for scaled in (
             get_extractor("rapidocr", scale_width=450).extract(photos[0]),
@@ -299,10 +299,10 @@ class TestByTheOcr:
         ):
             (bib,) = scaled["bibs"]
             assert bib["box"] == pytest.approx(whole["box"], abs=12)
-            assert bib["box"] != whole["box"]  # it was read anew
+            assert bib["box"] != whole["box"]  # it was read again
 
     def test_the_guides_examples(self, draw: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:
-        """With the OCR behind the guide's names, put there as a user would; with_transformers has the models."""
+        """With the OCR under the guide's names; tests/with_transformers runs the models."""
         Path("config.toml").write_text(BY_THE_OCR)
         for example in EXAMPLES[:3]:
             names = re.findall(r'"([\w/]+\.jpg)"', example)
@@ -312,7 +312,7 @@ class TestByTheOcr:
             exec(compile(example, PAGE.name, "exec"), {})  # noqa: S102
             assert capsys.readouterr().out.count("'bib': 256") == len(names) >= 1
 
-    def test_a_class_of_yours_sees_each_photo(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
+    def test_a_subclass_processes_each_photo(self, ocr_stage: Stage[Any], photos: list[str]) -> None:
         class Doubled(StageExtractor):
             def _process_image(self, image_path: str) -> dict[str, Any]:
                 result = super()._process_image(image_path)
@@ -324,8 +324,8 @@ class TestByTheOcr:
         assert items[0]["result"] == {"bib": 2084}
         assert set(items[1]["result"]) == {"error"}
 
-    def test_all_its_models_are_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        extractor = get_extractor("qwen-inline-cpu")  # with the bundled OCR, that tells it where to look again
+    def test_close_unloads_all_models(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        extractor = get_extractor("qwen-inline-cpu")  # includes the bundled OCR as detector
         assert isinstance(extractor, StageExtractor)
         stages = [extractor.stage, *extractor.stage.substages.values()]
         assert len(stages) == 2
@@ -336,7 +336,7 @@ class TestByTheOcr:
         assert len(closed) == 2
         assert {*map(id, closed)} == {*map(id, stages)}
 
-    def test_it_can_be_let_go_and_comes_back(self, ocr: StageExtractor, photos: list[str]) -> None:
+    def test_it_can_be_closed_and_reloaded(self, ocr: StageExtractor, photos: list[str]) -> None:
         before = ocr.extract(photos[0])
         ocr.close()
         ocr.close()
@@ -344,7 +344,7 @@ class TestByTheOcr:
 
 
 class TestLimits:
-    """Those of the configuration hold, as for `bibwatch read`."""
+    """The configured limits apply, as for `bibwatch read`."""
 
     @pytest.fixture(autouse=True, params=["max_pixels = 100000", "max_bytes = 5000"])
     @staticmethod
@@ -358,7 +358,7 @@ class TestLimits:
             assert re.search(r"^oversized: .* is over images.max_", extractor.extract("a.jpg")["error"])
         assert server.asked == []
 
-    def test_of_a_class_of_yours_that_scales(self) -> None:
+    def test_of_a_subclass_that_scales(self) -> None:
         (item,) = FakeExtractor("x").extract_multiple_bib_numbers(["a.jpg"], scale_width=300)
         assert re.search(r"^oversized: .* is over images.max_", item["result"]["error"])
 
@@ -376,7 +376,7 @@ class TestHooks:
         assert fake.loads == 1
         assert fake.device == "cpu"
 
-    def test_nothing_is_written_beside_the_photo(
+    def test_nothing_is_written_next_to_the_photo(
         self, fake: FakeExtractor, ocr: StageExtractor, photos: list[str], tmp_path: Path
     ) -> None:
         before = {path: path.read_bytes() for path in Path().iterdir()}
@@ -385,7 +385,7 @@ class TestHooks:
         assert {path: path.read_bytes() for path in Path().iterdir()} == before
         assert list((tmp_path / "temporary").iterdir()) == []
 
-    def test_a_copy_is_gone_when_a_hook_fails_too(self, photos: list[str], tmp_path: Path) -> None:
+    def test_the_copy_is_removed_even_if_a_hook_fails(self, photos: list[str], tmp_path: Path) -> None:
         copies = []
 
         class Failing(FakeExtractor):
@@ -400,7 +400,7 @@ class TestHooks:
         assert not copies[0].exists()
 
     @pytest.mark.parametrize("answer", [None, "256", 256, {}, [{"bib": 256}], {"number": "256"}])
-    def test_what_is_no_result_is_its_photos_error(self, answer: Any, photos: list[str]) -> None:
+    def test_an_invalid_result_is_the_error_of_its_photo(self, answer: Any, photos: list[str]) -> None:
         class Careless(FakeExtractor):
             def _process_image(self, image_path: str) -> dict[str, Any]:
                 wrong: dict[str, Any] = answer
@@ -413,7 +413,7 @@ class TestHooks:
 
     @pytest.mark.parametrize("path", ["c2-123.png", b"c2-123.png", Path("c2-123.png")])
     @pytest.mark.parametrize("scale", [None, 300])
-    def test_one_path_is_no_list(self, fake: FakeExtractor, path: Any, scale: int | None) -> None:
+    def test_a_single_path_is_refused(self, fake: FakeExtractor, path: Any, scale: int | None) -> None:
         with pytest.raises(TypeError, match=r"^image_paths = .*c2-123\.png.* is one path: pass a list of paths, or "):
             fake.extract_multiple_bib_numbers(path, scale_width=scale)
         assert fake.loads == 0
@@ -454,7 +454,7 @@ class TestScaling:
         st.none() | st.integers(1, 400),
         st.none() | st.integers(1, 400),
     )
-    def test_it_fits_keeps_its_shape_and_is_never_larger(
+    def test_it_fits_keeps_its_proportions_and_is_never_enlarged(
         self, size: tuple[int, int], width: int | None, height: int | None
     ) -> None:
         scaled = ImageScaler(width, height).scale(Image.new("RGB", size)).size
@@ -462,27 +462,27 @@ class TestScaling:
         assert all(1 <= side <= most for side, most in zip(scaled, bounds, strict=True))
         factor = min(most / side for side, most in zip(size, bounds, strict=True))
         for side, whole in zip(scaled, size, strict=True):
-            assert abs(side - whole * factor) < 1.501  # the longer side is cut off, the other follows and is rounded
+            assert abs(side - whole * factor) < 1.501  # the longer side is rounded down, the other to the nearest pixel
 
     def test_a_scaler_of_a_whole_class_is_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"Own\.scaler: give a scaler to the extractor"):
+        with pytest.raises(TypeError, match=r"Own\.scaler: pass a scaler to the extractor"):
             type("Own", (FakeExtractor,), {"scaler": ImageScaler(100)})
 
-    def test_a_scale_of_nothing_is_refused(self) -> None:
+    def test_a_scale_below_one_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="scale_height = 0"):
             get_extractor("rapidocr", scale_height=0)
         with pytest.raises(ConfigurationError, match="scale_width = -1"):
             ImageScaler(-1)
 
     @pytest.mark.parametrize("side", ["100", (100, 100), float("nan"), 100j])
-    def test_a_scale_that_is_no_number_is_refused(self, side: Any, fake: FakeExtractor) -> None:
-        told = re.escape(f"scale_width = {side!r} is no number of pixels: give 1 or more, or None")
-        with pytest.raises(ConfigurationError, match=f"^{told}$"):
+    def test_a_scale_that_is_not_a_number_is_refused(self, side: Any, fake: FakeExtractor) -> None:
+        message = re.escape(f"scale_width = {side!r} is not a number of pixels: use 1 or more, or None")
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
             get_extractor("rapidocr", scale_width=side)
-        with pytest.raises(ConfigurationError, match=f"^{told}$"):
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
             fake.extract_multiple_bib_numbers(["a.jpg"], scale_width=side)
 
-    def test_a_photo_that_fits_is_its_own_copy(self, photos: list[str]) -> None:
+    def test_a_photo_that_fits_is_not_copied(self, photos: list[str]) -> None:
         assert ImageScaler(600, 400).scale_file(photos[0]) == photos[0]
         assert FakeExtractor("x")._prepare_image("whatever") == "whatever"
 
@@ -493,7 +493,7 @@ class TestScaling:
         with copies_removed(), Image.open(ImageScaler(scale_height=300).scale_file("turned.jpg")) as copied:
             assert copied.size == (200, 300)
 
-    def test_outside_of_a_reading_the_copy_is_the_callers(self, photos: list[str]) -> None:
+    def test_outside_of_reading_the_caller_removes_the_copy(self, photos: list[str]) -> None:
         copied = Path(FakeExtractor("x", scaler=ImageScaler(300))._prepare_image(photos[0]))
         assert copied.stat().st_size > 0
         assert copied.parent != Path(photos[0]).parent
@@ -525,20 +525,20 @@ class TestRemote:
             "the two photos that can be read, scaled; what was read is looked at from near, too"
         )
 
-    def test_a_server_that_cannot_is_the_error_of_each_photo(
+    def test_a_failing_server_is_the_error_of_each_photo(
         self, server: Server, remote: RemoteVLLMExtractor, photos: list[str]
     ) -> None:
         server.answer = lambda _: error(503, "loading")
         results = [item["result"] for item in remote.extract_multiple_bib_numbers(["a.jpg", "d.jpg"])]
         assert all("503: loading" in result["error"] for result in results)
 
-    def test_a_reply_that_makes_no_sense_is_its_photos_error(
+    def test_an_invalid_reply_is_the_error_of_its_photo(
         self, server: Server, remote: RemoteVLLMExtractor, photos: list[str]
     ) -> None:
         server.answer = lambda asked: chat("I see a runner." if len(server.asked) == 1 else '{"bib": 256}')
         assert set(remote.extract("a.jpg")) == {"error"}
         assert remote.extract("a.jpg")["bib"] == 256
 
-    def test_a_url_that_is_none_is_refused(self) -> None:
+    def test_an_invalid_url_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=r"presets.RemoteVLLMExtractor.api_url: .*not a URL"):
             RemoteVLLMExtractor("somewhere", "model")

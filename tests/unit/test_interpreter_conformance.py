@@ -1,4 +1,4 @@
-"""Every interpreter of bibwatch keeps the interpreter contract."""
+"""Every built-in interpreter meets the interpreter contract."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class TestBibJson(InterpreterConformance):
         return BibJson(BibJsonOptions())
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """No bibs is an answer, where the reply has an empty list, a null or its like."""
-        said = re.search(r'\[\s*\]|null|none|n/a|no bib|"\s*"|\d', clean(prediction.text), re.IGNORECASE)
-        return not value and not said
+        """No bibs is valid if the reply has an empty list, null or the like."""
+        reports_none = re.search(r'\[\s*\]|null|none|n/a|no bib|"\s*"|\d', clean(prediction.text), re.IGNORECASE)
+        return not value and not reports_none
 
 
 class TestBibLines(InterpreterConformance):
@@ -68,7 +68,7 @@ class TestBibLines(InterpreterConformance):
 
 
 class TestPlainText(InterpreterConformance):
-    bad = ()  # any words are text
+    bad = ()  # any reply is valid text
     good = ((replied("A runner."), "A runner."), (replied("```markdown\n# Results\n```"), "# Results"))
 
     def make(self) -> PlainText:
@@ -150,19 +150,19 @@ class TestDocTags(InterpreterConformance):
         return DocTags(DocTagsOptions())
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        value.markdown().encode()  # it never fails
+        value.markdown().encode()  # never fails
         return not value.elements
 
 
 class _Sloppy(PlainText):
-    """An interpreter as plugins might have it: it trusts the model."""
+    """A faulty interpreter that trusts the model."""
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> str:
         return {"42": "forty-two"}[prediction.text]
 
 
 class TestTheConformanceTestsThemselves:
-    """They fail for an interpreter that does not keep the contract."""
+    """They fail for an interpreter that breaks the contract."""
 
     class Sloppy(InterpreterConformance):
         __test__ = False
@@ -173,26 +173,26 @@ class TestTheConformanceTestsThemselves:
 
     def test_other_exceptions_are_found(self) -> None:
         with pytest.raises(KeyError):
-            self.Sloppy().test_any_prediction_has_a_value_or_is_a_reply_error()
+            self.Sloppy().test_any_prediction_has_a_value_or_raises_a_reply_error()
 
-    def test_a_cut_off_reply_that_is_taken_is_found(self) -> None:
-        self.Sloppy().test_good_predictions_have_their_values()
+    def test_accepting_a_truncated_reply_is_found(self) -> None:
+        self.Sloppy().test_good_predictions_have_the_expected_values()
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            self.Sloppy().test_a_reply_that_was_cut_off_is_an_error_that_says_so()
+            self.Sloppy().test_a_truncated_reply_raises_a_truncation_error()
 
-    def test_a_reply_that_is_no_answer_and_is_taken_is_found(self) -> None:
+    def test_accepting_a_reply_without_an_answer_is_found(self) -> None:
         class Trusting(self.Sloppy):  # type: ignore[misc, name-defined]
             def make(self) -> PlainText:
                 return PlainText(PlainTextOptions())
 
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            Trusting().test_a_reply_that_is_no_answer_is_an_error()
+            Trusting().test_a_reply_without_an_answer_is_an_error()
 
     def test_a_class_without_good_predictions_is_found(self) -> None:
-        with pytest.raises(AssertionError, match="names no good prediction"):
-            InterpreterConformance().test_good_predictions_have_their_values()
+        with pytest.raises(AssertionError, match="defines no good prediction"):
+            InterpreterConformance().test_good_predictions_have_the_expected_values()
 
 
-def test_the_strings_of_a_value_are_found_however_deep() -> None:
+def test_strings_of_is_recursive() -> None:
     document = Document((Element("otsl", "a", None, rows=(("b", "c"),)),), "d")
     assert set(strings_of({"e": [document]})) == {"a", "b", "c", "d", "e", "otsl", ""}

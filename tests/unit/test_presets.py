@@ -60,7 +60,7 @@ WORKS: dict[str, set[str]] = {
     ),
 }
 REFUSALS = {
-    "rapidocr": r"preset rapidocr answers with lines of text, this stage needs a reply to a prompt",
+    "rapidocr": r"preset rapidocr returns lines of text, but this stage needs replies to a prompt",
     "cogvlm": r"preset cogvlm cannot be run: its code was written for transformers 4\.40",
     "smoldocling": r"preset smoldocling\S* was made for vision_convert, table, code_understanding and cannot do",
 }
@@ -169,7 +169,7 @@ def test_an_interpreter_is_chosen_independently_of_the_runtime() -> None:
     registry = Registry(stages=stages)
     assert registry.stage("raw", "smoldocling").options.model_interpreter_options.kind == "plain_text"
     stages = {"odd": {"kind": "bib_number", "model_interpreter_options": {"kind": "bib_json"}}}
-    with pytest.raises(ConfigurationError, match="interpreter bib_json needs a reply to a prompt, preset rapidocr"):
+    with pytest.raises(ConfigurationError, match="interpreter bib_json needs replies to a prompt, but preset rapidocr"):
         Registry(stages=stages).stage("odd", "rapidocr")
 
 
@@ -231,8 +231,8 @@ def test_interpreter_options_without_a_kind_apply_to_the_default_interpreter() -
 @pytest.mark.parametrize(
     ("stage", "interpreter", "message"),
     [
-        ("bib_number", "table_lines", "interpreter table_lines makes no candidates of an answer"),
-        ("table", {"kind": "bib_lines"}, "interpreter bib_lines makes no table of an answer"),
+        ("bib_number", "table_lines", "interpreter table_lines does not produce candidates"),
+        ("table", {"kind": "bib_lines"}, "interpreter bib_lines does not produce table"),
         ("bib_number", 5, "stages.bib_number.model_interpreter_options: neither a kind nor a table of options: 5"),
         ("bib_number", {"kind": 5}, "stages.bib_number.model_interpreter_options.kind: not a name: 5"),
         ("table", {"heder": True}, "did you mean 'header'?"),

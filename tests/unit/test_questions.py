@@ -1,4 +1,4 @@
-"""Prompts: from the stage, from the preset, and for a warm-up."""
+"""Prompts: of the stage, of its preset, and for warm-up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN = "Describe this picture in a few sentences."
 
 
 class Asked(BatchRuntime[GenerativeOptions]):
-    """Records prompts and the maximum length of replies."""
+    """Records its prompts and the maximum length of replies."""
 
     options_type = GenerativeOptions
 
@@ -52,25 +52,25 @@ def options(prompt: str = "", **model: Any) -> PictureDescriptionOptions:
         ("Colours?", {"picture_description": "What is there?"}, "Colours?"),
     ],
 )
-def test_a_preset_may_bring_a_prompt(prompt: str, prompts: dict[str, str], asked: str) -> None:
+def test_a_preset_may_override_the_prompt(prompt: str, prompts: dict[str, str], asked: str) -> None:
     assert options(prompt, prompts=prompts).question == asked
 
 
-def test_only_the_prompt_in_use_is_part_of_the_fingerprint() -> None:
+def test_only_the_effective_prompt_changes_the_fingerprint() -> None:
     plain = options().fingerprint()
     assert options(prompts={"bib_number": "Which bibs?"}).fingerprint() == plain
     assert options(prompts={"picture_description": "What is there?"}).fingerprint() != plain
     assert options(prompts={"picture_description": OWN}).fingerprint() == plain
 
 
-def test_prompts_of_a_preset_can_be_configured() -> None:
+def test_prompts_of_a_preset_are_configurable() -> None:
     presets = {"mine": {"base": "smolvlm-256m", "prompts": {"bib_number": "Which bibs?"}}}
     stage = Registry(presets=presets).stage_options("bib_number", "mine")
     assert stage.question == "Which bibs?"
 
 
 @pytest.mark.parametrize(("most", "few"), [(1024, 4), (2, 2)])
-def test_a_warm_up_uses_the_stages_prompt_and_few_tokens(most: int, few: int) -> None:
+def test_warm_up_uses_the_stages_prompt_and_few_tokens(most: int, few: int) -> None:
     made = options(max_new_tokens=most)
     runtime = Asked(made.model_options)
     PictureDescription(made, runtime, PlainText(PlainTextOptions())).warm_up()
@@ -78,7 +78,7 @@ def test_a_warm_up_uses_the_stages_prompt_and_few_tokens(most: int, few: int) ->
     assert runtime.options == made.model_options
 
 
-def test_short_answers_do_nothing_in_an_ocr_runtime() -> None:
+def test_a_runtime_without_generation_ignores_short_answers() -> None:
     runtime = VisionOcr(VisionOcrOptions())
     with runtime.short_answers():
         assert runtime.options == VisionOcrOptions()

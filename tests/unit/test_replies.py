@@ -1,4 +1,4 @@
-"""Replies: what is none, fences around them, and JSON somewhere in them."""
+"""Replies: blank and truncated ones, fences, and embedded JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bibwatch.interpreters.plain_text import PlainText, PlainTextOptions
 from bibwatch.interpreters.replies import Fenced, Json, clean, fences, json_values, reply, unfenced
 from bibwatch.runtimes.base import FinishReason, Prediction
 
-_NO_VALUE = re.compile(r"no JSON in the reply|the JSON of the reply does not end")
+_NO_VALUE = re.compile(r"no JSON in the reply|the JSON in the reply is incomplete")
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_a_blank_reply_is_an_error(text: str) -> None:
         reply(Prediction(text=text), "What is there?")
 
 
-def test_the_prompt_again_is_no_reply() -> None:
+def test_a_repeated_prompt_is_an_error() -> None:
     with pytest.raises(ModelReplyError, match="only repeats the prompt: 'what is  there"):
         reply(Prediction(text="what is  there?\n"), "What is there?")
     assert reply(Prediction(text="What is there? A runner."), "What is there?")
 
 
-def test_a_reply_that_was_cut_off_names_the_setting() -> None:
+def test_the_error_for_a_truncated_reply_names_the_setting() -> None:
     prediction = Prediction(text='{"bib": "4', finish_reason=FinishReason.LENGTH)
     with pytest.raises(ModelTruncatedError, match=r"max_new_tokens.*\{\"bib\": \"4"):
         reply(prediction, "")
@@ -58,17 +58,17 @@ def test_a_reply_that_was_cut_off_names_the_setting() -> None:
     "text",
     ["<think>| a | b |</think>A runner.", "<think>\n\n</think>\n\nA runner.", "Hm, a dog?</think>A runner.<|im_end|>"],
 )
-def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_reply(text: str) -> None:
+def test_reasoning_is_not_part_of_the_reply(text: str) -> None:
     assert reply(Prediction(text=text), "What is there?") == "A runner."
 
 
 @pytest.mark.parametrize("text", ["<think>A runner.", "<think>A runner.</think>", "<think>a</think> What is there?"])
-def test_thoughts_without_an_answer_are_an_error(text: str) -> None:
-    with pytest.raises(ModelReplyError, match=r"thoughts and no answer|blank|repeats the prompt"):
+def test_reasoning_without_an_answer_is_an_error(text: str) -> None:
+    with pytest.raises(ModelReplyError, match=r"reasoning but no answer|blank|repeats the prompt"):
         reply(Prediction(text=text), "What is there?")
 
 
-def test_an_error_keeps_only_the_first_characters_on_one_line() -> None:
+def test_an_error_quotes_the_start_of_the_reply_on_one_line() -> None:
     with pytest.raises(ModelReplyError) as found:
         json_values("words\n" * 100)
     assert len(str(found.value)) < 150
@@ -88,11 +88,11 @@ def test_an_error_keeps_only_the_first_characters_on_one_line() -> None:
         ("Here:\n```\n{}\n```", "Here:\n```\n{}\n```"),
     ],
 )
-def test_the_one_fence_around_it_all_is_taken_off(text: str, inside: str) -> None:
+def test_an_enclosing_fence_is_removed(text: str, inside: str) -> None:
     assert unfenced(text) == inside
 
 
-def test_fences_name_their_language() -> None:
+def test_fences_have_a_language() -> None:
     text = "One:\n```python title=x\n  a\n\n```\nTwo:\n~~~\nb\n~~~"
     assert fences(text) == [Fenced("python", "  a"), Fenced("", "b")]
 
@@ -112,7 +112,7 @@ def test_fences_name_their_language() -> None:
         ('{"text": "two\nlines"}', {"text": "two\nlines"}),
     ],
 )
-def test_json_is_found_wherever_it_is(text: str, value: Any) -> None:
+def test_json_is_found_anywhere(text: str, value: Any) -> None:
     assert json_values(text) == Json([value], scattered=False)
 
 
@@ -128,7 +128,7 @@ def test_json_is_found_wherever_it_is(text: str, value: Any) -> None:
         ("```\n[1]\n```\nOr:\n```\n[1]\n```", [["1"]], False),
     ],
 )
-def test_several_values_are_a_list_only_if_nothing_is_between_them(
+def test_values_with_text_between_them_are_scattered(
     text: str,
     values: list[Any],
     scattered: bool,  # noqa: FBT001
@@ -157,12 +157,12 @@ def test_numbers_stay_as_printed(number: str) -> None:
         '{"bib": "42", "bib": "43"}',
     ],
 )
-def test_what_is_no_json_is_an_error_and_never_a_part_of_it(text: str) -> None:
+def test_invalid_json_is_an_error(text: str) -> None:
     with pytest.raises(ModelReplyError, match=_NO_VALUE):
         json_values(text)
 
 
-def test_escapes_do_not_bring_back_what_cannot_be_stored() -> None:
+def test_escaped_strings_are_cleaned() -> None:
     (value,) = json_values('{"a\\u0000": ["\\ud800", "4\\u00002", "\\ud83c\\udfc3"]}').values
     assert value == {"a": ["\ufffd", "42", "\U0001f3c3"]}
 
@@ -179,7 +179,7 @@ _JSON = st.recursive(
     _JSON.filter(lambda value: isinstance(value, list | dict)),
     st.sampled_from(["{}", "Well: {} Done.", "```json\n{}\n```"]),
 )
-def test_json_comes_back_from_whatever_is_around_it(value: Any, around: str) -> None:
+def test_embedded_json_round_trips(value: Any, around: str) -> None:
     def cleaned(part: Any) -> Any:
         match part:
             case str():
@@ -195,7 +195,7 @@ def test_json_comes_back_from_whatever_is_around_it(value: Any, around: str) -> 
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
-def test_cleaned_text_is_utf_8_without_nul_and_stays_clean(text: str) -> None:
+def test_cleaning_is_idempotent_and_gives_utf_8_without_nul(text: str) -> None:
     once = clean(text)
     assert clean(once) == once
     assert "\x00" not in once
@@ -203,7 +203,7 @@ def test_cleaned_text_is_utf_8_without_nul_and_stays_clean(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["```\n```", "```markdown\n\n```"])
-def test_an_empty_fence_is_no_text_and_no_code(text: str) -> None:
+def test_an_empty_fence_is_an_error(text: str) -> None:
     for interpreter in (PlainText(PlainTextOptions()), CodeBlock(CodeBlockOptions())):
         with pytest.raises(ModelReplyError):
             interpreter.interpret(Prediction(text=text))
@@ -234,9 +234,9 @@ def test_code_and_its_language(text: str, code: Code) -> None:
         ("I cannot see any code.", "no code"),
         ("There is no code (only runners) here; sorry.", "no code"),
         ("A photo of runners", "no code"),
-        ("```python\na = 1\n```\nOr:\n```python\na = 2\n```", "2 pieces of code"),
+        ("```python\na = 1\n```\nOr:\n```python\na = 2\n```", "found 2"),
     ],
 )
-def test_words_are_no_code_and_two_pieces_are_not_one(text: str, message: str) -> None:
+def test_prose_and_several_code_blocks_are_errors(text: str, message: str) -> None:
     with pytest.raises(ModelReplyError, match=message):
         CodeBlock(CodeBlockOptions()).interpret(Prediction(text=text))

@@ -1,4 +1,4 @@
-"""Every stage keeps the stage contract."""
+"""Every built-in stage meets the stage contract."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bibwatch.stages.vision_convert import VisionConvert
 from bibwatch.testing import StageConformance
 
 
-def says(text: str) -> Prediction:
+def replied(text: str) -> Prediction:
     return Prediction(text=text, finish_reason=FinishReason.STOP, device="cpu", seconds=0.1)
 
 
@@ -39,40 +39,40 @@ class TestBibNumberOfLines(StageConformance):
 class TestBibNumberOfReplies(StageConformance):
     stage = BibNumber
     interpreter = BibJson
-    good = says('{"bibs": [{"number": "0042", "box": [100, 100, 300, 200]}]}')
+    good = replied('{"bibs": [{"number": "0042", "box": [100, 100, 300, 200]}]}')
     boxes = 1
 
 
 class TestPictureDescription(StageConformance):
     stage = PictureDescription
     interpreter = PlainText
-    good = says("Two runners cross a finish line.")
+    good = replied("Two runners cross a finish line.")
 
 
 class TestVisionConvert(StageConformance):
     stage = VisionConvert
     interpreter = PlainText
-    good = says("# Start list\n\n1. Ada")
+    good = replied("# Start list\n\n1. Ada")
 
 
 class TestVisionConvertOfDocTags(StageConformance):
     stage = VisionConvert
     interpreter = DocTags
     model: ClassVar[dict[str, Any]] = {"markup": "doctags"}
-    good = says("<doctag><text><loc_0><loc_0><loc_250><loc_100>Start list</text></doctag>")
+    good = replied("<doctag><text><loc_0><loc_0><loc_250><loc_100>Start list</text></doctag>")
     boxes = 1
 
 
 class TestCodeUnderstanding(StageConformance):
     stage = CodeUnderstanding
     interpreter = CodeBlock
-    good = says("```python\nprint(42)\n```")
+    good = replied("```python\nprint(42)\n```")
 
 
 class TestTableOfReplies(StageConformance):
     stage = Table
     interpreter = TableText
-    good = says("| bib | name |\n|---|---|\n| 0042 | Ada |")
+    good = replied("| bib | name |\n|---|---|\n| 0042 | Ada |")
 
 
 class TestTableOfLines(StageConformance):

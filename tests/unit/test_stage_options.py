@@ -191,7 +191,7 @@ def test_a_preset_and_another_model_for_the_stage_are_refused(invoke: Invoke) ->
 
 
 def test_a_preset_that_does_not_fit_the_stage_is_refused_before_reading(invoke: Invoke) -> None:
-    with pytest.raises(ConfigurationError, match="preset rapidocr answers with lines of text, this stage needs a"):
+    with pytest.raises(ConfigurationError, match="preset rapidocr returns lines of text, but this stage needs"):
         invoke("read", "--stage", "picture_description", "no-such-file.jpg")
 
 

@@ -1,4 +1,4 @@
-"""A stage that asks others in its turn: they are loaded, warmed up and let go with it, once each."""
+"""Stages with substages: all are loaded, warmed up and closed together, once each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bibwatch.stages.bib_number import BibNumber, BibNumberOptions
 
 
 class Noting(Runtime[VisionOcrOptions]):
-    """A runtime that writes down what happens to it, and answers with an error if it is given one."""
+    """A runtime that records calls, and returns an error if it is given one."""
 
     options_type = VisionOcrOptions
 
@@ -48,7 +48,7 @@ class Noting(Runtime[VisionOcrOptions]):
 
 
 def stage(notes: list[str], **errors: ModelError) -> BibNumber:
-    """Make a stage with its own model and two further ones: all of them write into `notes`."""
+    """Make a stage with its own model and two substages, which all record calls in `notes`."""
 
     def make(name: str, **substages: BibNumber) -> BibNumber:
         options = BibNumberOptions(model_options=VisionOcrOptions(name=name))
@@ -57,7 +57,7 @@ def stage(notes: list[str], **errors: ModelError) -> BibNumber:
     return make("own", detector=make("detector"), second_model=make("second_model"))
 
 
-def test_all_of_them_are_warmed_up_once() -> None:
+def test_all_are_warmed_up_once() -> None:
     notes: list[str] = []
     stage(notes).warm_up()
     assert sorted(notes) == sorted(
@@ -66,20 +66,20 @@ def test_all_of_them_are_warmed_up_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["own", "detector", "second_model"])
-def test_one_that_cannot_answer_is_told(name: str) -> None:
+def test_errors_of_any_model_are_raised(name: str) -> None:
     with pytest.raises(ModelError, match="the model fell over"):
         stage([], **{name: ModelError("the model fell over")}).warm_up()
 
 
-def test_only_the_own_model_is_waited_for() -> None:
-    """While a second one is away, what it would have been asked goes to review."""
+def test_outages_of_substages_are_ignored() -> None:
+    """During an outage of a substage, the readings it would check go to review."""
     away = ModelUnavailableError("down")
     with pytest.raises(ModelUnavailableError):
         stage([], own=away).warm_up()
     stage([], detector=away, second=away).warm_up()
 
 
-def test_with_the_stage_they_come_and_go() -> None:
+def test_substages_are_loaded_and_closed_with_the_stage() -> None:
     notes: list[str] = []
     with stage(notes) as made:
         assert sorted(notes) == ["detector loaded", "own loaded", "second_model loaded"]
@@ -88,8 +88,8 @@ def test_with_the_stage_they_come_and_go() -> None:
     assert sorted(notes) == ["detector closed", "own closed", "second_model closed"]
 
 
-def test_the_detector_is_the_users_preset() -> None:
-    """Settings of the bundled OCR are for the detector too; another preset may take its place."""
+def test_the_detector_is_configurable() -> None:
+    """Settings of the bundled OCR apply to the detector too; another preset may replace it."""
     smaller = {"rapidocr": {"base": "rapidocr", "longest_side": 640}, "quick": {"base": "rapidocr", "min_score": 0.1}}
     stage = Registry(presets=smaller).stage("bib_number", "smol-vllm")
     assert stage.substages["detector"].options.model_options.longest_side == 640
@@ -97,8 +97,8 @@ def test_the_detector_is_the_users_preset() -> None:
     assert chosen.stage("bib_number", "smol-vllm").substages["detector"].options.model_options.name == "quick"
 
 
-def test_what_a_substage_sees_is_in_the_fingerprint() -> None:
-    """A finer detector has a model look elsewhere; for an OCR, which has no detector, it changes nothing."""
+def test_substages_are_in_the_fingerprint() -> None:
+    """The detector determines what is re-read; for OCR, which has no detector, it changes nothing."""
     finer = {"bib_number": {"detector_options": {"base": "rapidocr", "longest_side": 4000}}}
     for preset, changes in (("smol-vllm", True), ("rapidocr", False)):
         fingerprints = {

@@ -1,4 +1,4 @@
-"""The extractor API with models that transformers runs: the guide's examples, and what they read."""
+"""The extractor API with models in transformers, and the examples in docs/extractors.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BIBS = ("256", "47", "803", "19", "664", "310", "92", "585")
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No extractor, configuration or downloaded model of another test."""
+    """Isolate each test from extractors, configuration and downloaded models of others."""
     kept: dict[str, VLMExtractor] = {}
     monkeypatch.setattr(main, "_EXTRACTOR_CACHE", kept)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
@@ -57,7 +57,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture(params=TRAINED)
 def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Put a trained model behind its family's two names, as a user would: in the configuration."""
+    """Configure a trained model under its family's two names."""
     family: str = request.param
     configure(monkeypatch, family, TRAINED[family])
     return family
@@ -73,7 +73,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, family: str, folder: Path) -> Non
     if not folder.is_dir():
         pytest.skip(f"{folder.name} is not trained yet: tests/checkpoints/train.py")
     size = dict(transformers.AutoImageProcessor.from_pretrained(folder).size)
-    # Pictures as large as the model was trained with, in place of those of the published one.
+    # The image size the model was trained with, instead of that of the published model.
     knobs = (
         {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
         if family == "qwen"
@@ -98,15 +98,15 @@ def stage_of(extractor: VLMExtractor) -> Any:
 
 
 class TestTrainedModels:
-    def test_they_read(self, family: str, photos: list[str]) -> None:
+    def test_bibs_are_read(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-cpu")
         assert isinstance(extractor, CLASSES[family])
         results = [item["result"] for item in extractor.extract_multiple_bib_numbers(photos)]
         right = [result.get("bib") == int(bib) for result, bib in zip(results, BIBS, strict=True)]
-        assert sum(right) >= len(BIBS) - 1  # they are trained to 97 %
+        assert sum(right) >= len(BIBS) - 1  # trained to 97 %
         assert all(0 < bib["confidence"] <= 1 for result in results for bib in result["bibs"])
 
-    def test_alone_together_and_by_the_stage_they_read_the_same(self, family: str, photos: list[str]) -> None:
+    def test_single_photos_batches_and_the_stage_give_the_same_results(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-cpu")
         items = extractor.extract_multiple_bib_numbers([*photos, "gone.jpg"])
         assert [item["image"] for item in items] == [*photos, "gone.jpg"]
@@ -116,7 +116,7 @@ class TestTrainedModels:
         outcomes = stage_of(extractor).read(map(open_photo, photos))
         assert [result_of(judge(outcome.candidates))["bib"] for outcome in outcomes] == together
 
-    def test_cuda_that_is_not_there_gives_way_to_the_cpu(self, family: str, photos: list[str]) -> None:
+    def test_missing_cuda_falls_back_to_the_cpu(self, family: str, photos: list[str]) -> None:
         extractor = get_extractor(f"{family}-inline-gpu")
         assert isinstance(extractor, LocalVLMExtractor)
         with capture_logs() as logs:
@@ -126,14 +126,14 @@ class TestTrainedModels:
             assert extractor.device == ("cuda:0" if there else "cpu")
         assert [log["event"] for log in logs].count("device.fallback") == (not there), "it is told once"
 
-    def test_made_directly_they_read_the_same(self, family: str, photos: list[str]) -> None:
+    def test_direct_construction_gives_the_same_results(self, family: str, photos: list[str]) -> None:
         made = CLASSES[family](str(TRAINED[family]), device="cpu", scaler=ImageScaler(150))
         scaled = get_extractor(f"{family}-inline-cpu", scale_width=150)
         assert made.extract(photos[0]) == scaled.extract(photos[0])
         made.close()
 
     def test_the_guides_examples(self, family: str, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-        """Those of docs/extractors.md, and each for Qwen too, which only the name tells from SmolVLM."""
+        """The examples in docs/extractors.md, for SmolVLM and, with the name replaced, for Qwen."""
         server.answer = lambda _: chat('{"bibs": [{"number": "256"}]}')
         there = {
             "smol-inline": f"{family}-inline",
@@ -153,7 +153,7 @@ class TestTrainedModels:
 
 
 class TestWithoutTraining:
-    """A model that says nonsense shows that it was asked."""
+    """A model whose nonsense replies show that it ran."""
 
     def test_the_guides_class_of_your_own(self, tiny_vlm: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write("image1.jpg", "256", size=(1000, 700))
@@ -165,7 +165,7 @@ class TestWithoutTraining:
         own.close()
         assert own.model is None
 
-    def test_model_and_processor_are_the_extractors_while_they_are_loaded(
+    def test_model_and_processor_are_available_while_loaded(
         self, monkeypatch: pytest.MonkeyPatch, tiny_vlm: Path
     ) -> None:
         configure(monkeypatch, "smol", tiny_vlm)
@@ -182,14 +182,14 @@ class TestWithoutTraining:
         gc.collect()
         assert model() is None, "who only asked for it must not keep its memory"
 
-    def test_a_reply_without_sense_is_an_error(self, monkeypatch: pytest.MonkeyPatch, tiny_vlm: Path) -> None:
+    def test_an_invalid_reply_is_an_error(self, monkeypatch: pytest.MonkeyPatch, tiny_vlm: Path) -> None:
         configure(monkeypatch, "smol", tiny_vlm)
         monkeypatch.setenv("BIBWATCH_PRESETS__SMOL-INLINE-CPU__MAX_NEW_TOKENS", "12")
         path = write("a.jpg", "256")
         result = get_extractor("smol-inline-cpu").extract(path)
         assert re.match("no JSON in the reply: |the reply was cut off", result["error"])
 
-    def test_a_model_that_is_not_there_says_how_to_get_it(self) -> None:
+    def test_the_error_for_a_missing_model_explains_how_to_get_it(self) -> None:
         for name in ("HuggingFaceTB/SmolVLM-Instruct", "HuggingFaceTB/SmolVLM-2.2B-Instruct"):
             with pytest.raises(ConfigurationError, match="hf download HuggingFaceTB/SmolVLM-Instruct`"):
                 LocalSmolVLMExtractor(name).extract("a.jpg")

@@ -167,7 +167,7 @@ class TestInProcess(Constrained):
     def unloaded(cls, model_folder: Path) -> VisionVllm:
         return inline(model_folder)
 
-    def test_closing_twice_does_no_harm_and_use_brings_it_back(
+    def test_closing_twice_is_harmless_and_use_reloads_the_model(
         self, runtime: VisionVllm, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """And nothing is printed to stdout."""

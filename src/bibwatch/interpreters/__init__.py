@@ -1,1 +1,1 @@
-"""Interpreters: predictions to typed values. They know nothing of models, files or SQL."""
+"""Interpreters convert predictions to typed values. They know nothing about models, files or SQL."""

@@ -1,4 +1,4 @@
-"""The interpreter contract: from one prediction to the values a stage works with."""
+"""The interpreter contract: convert one prediction to the values a stage uses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bibwatch.runtimes.base import Constraint, OutputKind, Prediction
 
 
 class InterpreterOptions(BaseModel):
-    """How to understand a prediction; `kind` chooses the interpreter."""
+    """How to interpret a prediction; `kind` selects the interpreter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     accepts: ClassVar[OutputKind] = OutputKind.TEXT
-    # What kind of value comes of it, such as "candidates"; a stage takes interpreters of the kinds it knows.
+    # The kind of value produced, such as "candidates"; a stage accepts interpreters of the kinds it supports.
     produces: ClassVar[str] = ""
-    # Raise when the same prediction gives other values than before: results are then no longer current.
+    # Increment when a prediction yields different values than before; existing results then become stale.
     code_revision: ClassVar[int] = 1
-    # Options that are set elsewhere today, and where.
+    # Former options, and the settings that replace them.
     moved: ClassVar[Mapping[str, str]] = {}
 
     kind: str
@@ -32,7 +32,7 @@ ValueT = TypeVar("ValueT")
 
 
 class Interpreter(ABC, Generic[OptionsT, ValueT]):
-    """Turns predictions into values of one type.
+    """Converts predictions to values of one type.
 
     `bibwatch.testing.InterpreterConformance` states the contract as tests.
     """
@@ -44,13 +44,13 @@ class Interpreter(ABC, Generic[OptionsT, ValueT]):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What a reply has to look like to be understood; None if any text may be."""
+        """The format a reply must have to be interpreted; None for free text."""
         return None
 
     @abstractmethod
     def interpret(self, prediction: Prediction, prompt: str = "") -> ValueT:
-        """Return the values of a prediction without `error`; boxes are in pixels of the picture it is about.
+        """Return the values of a prediction that has no `error`; boxes are in pixels of the image.
 
-        `prompt` is what the model was asked: words of it that come back are no answer.
-        Raises ModelReplyError if the reply makes no sense, and nothing else, whatever the reply.
+        `prompt` is the prompt sent to the model; a reply that only repeats it is not an answer.
+        Raise ModelReplyError, and no other exception, if the reply cannot be interpreted.
         """

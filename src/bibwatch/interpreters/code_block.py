@@ -1,6 +1,6 @@
-"""`code_block`: the code in a reply, and the language it says it is in.
+"""`code_block`: the code in a reply, and its language.
 
-Knows Markdown fences and the way SmolDocling marks code (`<_Python_>`).
+Knows Markdown fences and SmolDocling's language markers (`<_Python_>`).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from bibwatch.interpreters.replies import fences, quoted, reply
 from bibwatch.runtimes.base import Prediction
 
 _LANGUAGE = re.compile(r"<_([^<>\s]+)_>[ \t]*\n?")
-_SIGN = re.compile(r"[=(){}\[\];:#<>/\\]")  # code without any is not told from words
+_CODE_CHARACTER = re.compile(r"[=(){}\[\];:#<>/\\]")  # code without any of these looks like prose
 _PROSE = re.compile(r"[\w\s,:;.!?'\"()\u2019-]*[.!?]")
-_BEFORE = re.compile(r"\A(?:<code>)?(?:<loc_\d+>)*")
+_PREFIX = re.compile(r"\A(?:<code>)?(?:<loc_\d+>)*")
 
 
 @dataclass(frozen=True)
 class Code:
-    """A piece of code; `language` as the model named it, "" where it did not."""
+    """A block of code; `language` is the name the model gave, or ""."""
 
     language: str
     text: str
 
 
 class CodeBlockOptions(InterpreterOptions):
-    """Nothing to choose."""
+    """No options."""
 
     produces: ClassVar[str] = "code"
 
@@ -37,7 +37,7 @@ class CodeBlockOptions(InterpreterOptions):
 
 
 class CodeBlock(Interpreter[CodeBlockOptions, Code]):
-    """Takes the one fenced block, or the whole reply if it is marked as code or looks like it."""
+    """Extracts the only fenced block, or the whole reply if it is marked as code or looks like code."""
 
     options_type: ClassVar[type[InterpreterOptions]] = CodeBlockOptions
 
@@ -45,7 +45,7 @@ class CodeBlock(Interpreter[CodeBlockOptions, Code]):
         text = reply(prediction, prompt)
         blocks = fences(text)
         if len(blocks) > 1:
-            raise ModelReplyError(f"{len(blocks)} pieces of code in the reply, one is wanted: {quoted(text)}")
+            raise ModelReplyError(f"expected one block of code in the reply, found {len(blocks)}: {quoted(text)}")
         code = blocks[0] if blocks else marked_code(text)
         is_marked = blocks or code.language or text.startswith("<code>")
         if not code.text.strip() or not (is_marked or _looks_like_code(code.text)):
@@ -54,11 +54,11 @@ class CodeBlock(Interpreter[CodeBlockOptions, Code]):
 
 
 def _looks_like_code(text: str) -> bool:
-    return bool(_SIGN.search(text)) and not _PROSE.fullmatch(text.strip())
+    return bool(_CODE_CHARACTER.search(text)) and not _PROSE.fullmatch(text.strip())
 
 
 def marked_code(text: str) -> Code:
-    """Read code as SmolDocling marks it; without a mark the language is ""."""
-    text = _BEFORE.sub("", text.strip("\n").rstrip().removesuffix("</code>").rstrip())
-    mark = _LANGUAGE.match(text)
-    return Code(mark[1], text[mark.end() :]) if mark else Code("", text)
+    """Parse code in SmolDocling's markup; the language is "" if there is no marker."""
+    text = _PREFIX.sub("", text.strip("\n").rstrip().removesuffix("</code>").rstrip())
+    marker = _LANGUAGE.match(text)
+    return Code(marker[1], text[marker.end() :]) if marker else Code("", text)

@@ -1,6 +1,6 @@
-"""`doctags`: a page as SmolDocling writes it, in DocTags: text, headings, lists, pictures, code, tables, with boxes.
+"""`doctags`: a page in DocTags, SmolDocling's markup: text, headings, lists, images, code and tables, with boxes.
 
-Knows the tags. Does not know the pages: what an element says is what the model said.
+Knows the tags. Does not check what the model wrote against the page.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from bibwatch.interpreters.otsl import otsl_rows
 from bibwatch.interpreters.replies import quoted, reply
 from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, Prediction
 
-_GRID = 500  # the unit of DocTags: a picture is so many wide and so many high
+_GRID = 500  # width and height of an image in DocTags coordinates
 
-_AROUND = "doctag|document|inline|group|form|key_value_region|unordered_list|ordered_list|list"
-_VERBATIM = "code|formula|otsl"  # what looks like a tag in them is theirs
+_CONTAINER = "doctag|document|inline|group|form|key_value_region|unordered_list|ordered_list|list"
+_VERBATIM = "code|formula|otsl"  # their content is not parsed for tags
 _ELEMENT = (
     "text|paragraph|title|section_header(?:_level_[1-6])?|list_item|picture|chart|caption|footnote|reference|"
     "page_header|page_footer|document_index|checkbox_selected|checkbox_unselected"
 )
 _TAG = re.compile(
-    rf"<(?P<verbatim>{_VERBATIM})>(?P<inside>.*?)(?P<ended></(?P=verbatim)>|\Z)|<(?P<end>/?)(?P<label>{_ELEMENT}|{_AROUND})>",
+    rf"<(?P<verbatim>{_VERBATIM})>(?P<inside>.*?)(?P<ended></(?P=verbatim)>|\Z)|<(?P<end>/?)(?P<label>{_ELEMENT}|{_CONTAINER})>",
     re.DOTALL,
 )
 _LOCATION = re.compile(r"\s*" + r"<loc_(\d{1,4})>" * 4)
 _CAPTION = re.compile(r"<caption>(.*?)(?:</caption>|\Z)", re.DOTALL)
-_NOT_TEXT = re.compile(r"<loc_\d+>|<page_break>")
-_KIND = re.compile(r"<[a-z_]+>")  # of a picture: `<bar_chart>`, `<logo>`, `<other>`
+_MARKUP = re.compile(r"<loc_\d+>|<page_break>")
+_IMAGE_KIND = re.compile(r"<[a-z_]+>")  # of an image: `<bar_chart>`, `<logo>`, `<other>`
 
 
 @dataclass(frozen=True)
 class Element:
-    """One part of a page. `within` is the tag around it: a list, a picture, a table; only a table has rows."""
+    """One part of a page. `within` is the enclosing tag: a list, an image, a table; only tables have rows."""
 
     label: str
     text: str
@@ -48,24 +48,24 @@ class Element:
 
 @dataclass(frozen=True)
 class Document:
-    """A page: its elements in reading order, and the DocTags they were read from."""
+    """A page: its elements in reading order, and its DocTags source."""
 
     elements: tuple[Element, ...]
     source: str
 
     def markdown(self) -> str:
-        """Return the page as Markdown, without what is printed on every page (headers and footers)."""
-        written, number, before = "", 0, ("", "")
+        """Return the page as Markdown, without page headers and footers."""
+        markdown, number, before = "", 0, ("", "")
         for element in self.elements:
             kind = (element.label, element.within)
             number, before = (number + 1 if kind == before and element.label == "list_item" else 1), kind
             if block := _markdown(element, number):
-                written += ("\n" if number > 1 else "\n\n") + block
-        return written.strip("\n")
+                markdown += ("\n" if number > 1 else "\n\n") + block
+        return markdown.strip("\n")
 
 
 class DocTagsOptions(InterpreterOptions):
-    """Nothing to choose."""
+    """No options."""
 
     produces: ClassVar[str] = "document"
 
@@ -73,7 +73,7 @@ class DocTagsOptions(InterpreterOptions):
 
 
 class DocTags(Interpreter[DocTagsOptions, Document]):
-    """Reads DocTags; a reply that is none, or that does not end, is a ModelReplyError."""
+    """Parses DocTags; raises ModelReplyError if the reply is anything else or incomplete."""
 
     options_type: ClassVar[type[InterpreterOptions]] = DocTagsOptions
 
@@ -86,53 +86,53 @@ class DocTags(Interpreter[DocTagsOptions, Document]):
 
 
 class _Page:
-    """Goes through DocTags once and keeps the elements, in the order in which they begin."""
+    """Parses DocTags in one pass; keeps the elements in the order in which they start."""
 
     def __init__(self, text: str, coordinates: CoordinateSpace | None) -> None:
         self.elements: list[Element] = []
         self._coordinates = coordinates
-        self._opened: list[tuple[str, int]] = []  # tag, and the number of its element; -1 where it has none
+        self._open_tags: list[tuple[str, int]] = []  # tag and index of its element, -1 if none
         position = 0
         for tag in _TAG.finditer(text):
-            self._say(text[position : tag.start()])
+            self._add_text(text[position : tag.start()])
             position = tag.end()
             if tag["verbatim"] and not tag["ended"]:
-                self._opened.append((tag["verbatim"], -1))
+                self._open_tags.append((tag["verbatim"], -1))
             elif tag["verbatim"]:
                 self._verbatim(tag["verbatim"], tag["inside"])
             elif not tag["end"]:
                 self._begin(tag["label"])
-            elif not self._opened or self._opened.pop()[0] != tag["label"]:
-                raise ModelReplyError(f"</{tag['label']}> ends nothing in the reply's DocTags: {quoted(text)}")
-        if self._opened:
-            raise ModelReplyError(f"<{self._opened[-1][0]}> does not end in the reply's DocTags: {quoted(text)}")
-        self._say(text[position:])
+            elif not self._open_tags or self._open_tags.pop()[0] != tag["label"]:
+                raise ModelReplyError(f"unmatched </{tag['label']}> in the reply's DocTags: {quoted(text)}")
+        if self._open_tags:
+            raise ModelReplyError(f"unclosed <{self._open_tags[-1][0]}> in the reply's DocTags: {quoted(text)}")
+        self._add_text(text[position:])
 
     def _begin(self, label: str) -> None:
-        has_element = not re.fullmatch(_AROUND, label)
-        self._opened.append((label, len(self.elements) if has_element else -1))
+        has_element = not re.fullmatch(_CONTAINER, label)
+        self._open_tags.append((label, len(self.elements) if has_element else -1))
         if has_element:
             self.elements.append(Element(label, "", None, self._within(outer=2)))
 
     def _within(self, *, outer: int = 1) -> str:
-        tag = self._opened[-outer][0] if len(self._opened) >= outer else ""
+        tag = self._open_tags[-outer][0] if len(self._open_tags) >= outer else ""
         return "" if tag in {"doctag", "document"} else tag
 
-    def _say(self, text: str) -> None:
-        """Take in what stands between two tags: the text of what is open, or text of its own."""
+    def _add_text(self, text: str) -> None:
+        """Add the text between two tags to the open element, or as an element of its own."""
         if not text.strip():
             return
-        if not self._opened:
+        if not self._open_tags:
             if plain := _plain(text):
-                raise ModelReplyError(f"text outside of any DocTags in the reply: {quoted(plain)}")
+                raise ModelReplyError(f"text outside DocTags in the reply: {quoted(plain)}")
             return
-        label, number = self._opened[-1]
+        label, number = self._open_tags[-1]
         if number < 0:
             self._append("text", text)
             return
         element = self.elements[number]
-        said = _KIND.sub("", text) if label in {"picture", "chart"} else text
-        joined = f"{element.text} {_plain(said)}".strip()
+        content = _IMAGE_KIND.sub("", text) if label in {"picture", "chart"} else text
+        joined = f"{element.text} {_plain(content)}".strip()
         self.elements[number] = replace(element, text=joined, box=element.box or self._box(text))
 
     def _verbatim(self, label: str, inside: str) -> None:
@@ -145,7 +145,7 @@ class _Page:
             self._append(label, inside)
 
     def _append(self, label: str, text: str) -> None:
-        if plain := _NOT_TEXT.sub("", text).strip("\n").rstrip():
+        if plain := _MARKUP.sub("", text).strip("\n").rstrip():
             self.elements.append(Element(label, plain, self._box(text), self._within()))
 
     def _box(self, text: str) -> Box | None:
@@ -157,11 +157,11 @@ class _Page:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_NOT_TEXT.sub("", text).split())
+    return " ".join(_MARKUP.sub("", text).split())
 
 
 def _markdown(element: Element, number: int) -> str:
-    """Write one element; `number` is its place in its list."""
+    """Return one element as Markdown; `number` is its position in its list."""
     match element.label:
         case "page_header" | "page_footer":
             return ""
@@ -173,16 +173,16 @@ def _markdown(element: Element, number: int) -> str:
             return "\n\n".join(filter(None, ("<!-- image -->", element.text)))
         case "formula":
             return f"$${element.text.strip()}$$"
-    return f"{_mark(element, number)}{element.text}"
+    return f"{_prefix(element, number)}{element.text}"
 
 
-def _mark(element: Element, number: int) -> str:
-    """Return what Markdown puts before a heading and an item of a list."""
+def _prefix(element: Element, number: int) -> str:
+    """Return the Markdown prefix of a heading or list item."""
     if element.label == "list_item":
         return f"{number}. " if element.within == "ordered_list" else "- "
     if element.label.startswith("section_header"):
         level = int(element.label[-1]) if element.label[-1].isdigit() else 1
-        return "#" * (level + 1) + " "  # the title has the first level
+        return "#" * (level + 1) + " "  # level 1 is the title
     return "# " if element.label == "title" else ""
 
 

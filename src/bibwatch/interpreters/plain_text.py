@@ -1,4 +1,4 @@
-"""`plain_text`: the reply as it is, without the fence that models like to put around it."""
+"""`plain_text`: the reply as is, without the fence models tend to wrap it in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bibwatch.runtimes.base import Prediction
 
 
 class PlainTextOptions(InterpreterOptions):
-    """Nothing to choose."""
+    """No options."""
 
     produces: ClassVar[str] = "text"
 
@@ -19,12 +19,12 @@ class PlainTextOptions(InterpreterOptions):
 
 
 class PlainText(Interpreter[PlainTextOptions, str]):
-    """Takes the reply at its word."""
+    """Returns the reply, without an enclosing fence."""
 
     options_type: ClassVar[type[InterpreterOptions]] = PlainTextOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> str:
         text = unfenced(reply(prediction, prompt)).strip()
         if not text:
-            raise ModelReplyError("the reply is a fence with nothing in it")
+            raise ModelReplyError("the reply is an empty fence")
         return text

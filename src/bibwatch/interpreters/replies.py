@@ -1,6 +1,6 @@
-"""What replies in text have in common: what is no reply at all, fences around them, and JSON somewhere in them.
+"""Parsing shared by all text replies: missing or truncated replies, fences and embedded JSON.
 
-Knows how models wrap and spoil what they were asked for. Does not know what they were asked for.
+Knows how models wrap and corrupt their output. Does not know what the prompt asked for.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from typing import Any, NamedTuple
 from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.runtimes.base import FinishReason, Prediction
 
-__all__ = ["reply"]  # for plugins; the rest is for the interpreters here
+__all__ = ["reply"]  # public, for plugins; the rest is internal to this package
 
-_QUOTED = 80  # characters of a reply that an error message keeps
-_DEEPEST = 32  # levels of nesting; a reply that goes deeper is noise
+_MAX_QUOTE = 80  # characters of a reply in an error message
+_MAX_DEPTH = 32  # nesting levels; a deeper reply is noise
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 _SPECIAL = r"<\|[a-z_]+\|>|<end_of_utterance>|</?s>|<eos>|<pad>|<bos>"
-_NOT_SAID = re.compile(rf"(?:\s|{_SPECIAL})+")
-# A fence that is not closed runs to the end, as in CommonMark.
+_PADDING = re.compile(rf"(?:\s|{_SPECIAL})+")
+# An unclosed fence runs to the end, as in CommonMark.
 _FENCE = re.compile(r"^ {0,3}(`{3,}+|~{3,}+)([^\n`]*)\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-# A string that is not closed runs to the end too: these patterns must not look at the rest of a reply twice.
+# An unclosed string runs to the end too: these patterns must not scan the rest of a reply twice.
 _STRING = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
 _STRING_OR_NUMBER = re.compile(_STRING + r"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.DOTALL)
 _STRING_OR_BRACKET = re.compile(_STRING + r"|[\[\]{}]", re.DOTALL)
-_BEGIN = re.compile(r"[\[{]")
-_THOUGHTS_BEGIN, _THOUGHTS_END = "<think>", "</think>"  # some chat templates write the first of them themselves
+_OPENING_BRACKET = re.compile(r"[\[{]")
+_REASONING_START, _REASONING_END = "<think>", "</think>"  # some chat templates supply the opening tag
 
 
 class Fenced(NamedTuple):
-    """A fenced block: the language its fence names (or ""), and what is inside."""
+    """A fenced block: its language (or "") and its content."""
 
     language: str
     text: str
 
 
 class Json(NamedTuple):
-    """The JSON values of a reply, in order."""
+    """The JSON values in a reply, in order."""
 
     values: list[Any]
-    scattered: bool  # there are several, and more than line ends between them: which is the answer is not known
+    scattered: bool  # several values, not just one per line: unclear which is the answer
 
 
 def reply(prediction: Prediction, prompt: str) -> str:
-    """Return what the model replied, without what it thought before, as text that any database takes.
+    """Return the model's reply without its reasoning, as text that any database can store.
 
-    Raises ModelTruncatedError if the reply was cut off, ModelReplyError if it says nothing or only the prompt again.
+    Raise ModelTruncatedError if the reply was cut off, ModelReplyError if it is blank or only repeats the prompt.
     """
     if prediction.finish_reason is FinishReason.LENGTH:
         raise ModelTruncatedError(
-            f"the reply was cut off; raise max_new_tokens of the preset, or ask for less: {quoted(prediction.text)}"
+            f"the reply was cut off; raise the preset's max_new_tokens, or ask for less: {quoted(prediction.text)}"
         )
-    text = _said(clean(prediction.text))
-    if text.startswith(_THOUGHTS_BEGIN) and _THOUGHTS_END not in text:
-        raise ModelReplyError(f"the reply has thoughts and no answer: {quoted(text)}")
-    text = _said(text[answer_start(text) :])
+    text = _stripped(clean(prediction.text))
+    if text.startswith(_REASONING_START) and _REASONING_END not in text:
+        raise ModelReplyError(f"the reply has reasoning but no answer: {quoted(text)}")
+    text = _stripped(text[answer_start(text) :])
     if not text:
         raise ModelReplyError("the reply is blank")
     if text.casefold().split() == prompt.casefold().split():
@@ -67,75 +67,75 @@ def reply(prediction: Prediction, prompt: str) -> str:
 
 
 def answer_start(text: str) -> int:
-    """Return where the answer begins in what a model wrote: after its thoughts, if it has any."""
-    end = text.rfind(_THOUGHTS_END)
-    return 0 if end < 0 else end + len(_THOUGHTS_END)
+    """Return the index at which the answer begins, after any reasoning."""
+    end = text.rfind(_REASONING_END)
+    return 0 if end < 0 else end + len(_REASONING_END)
 
 
-def _said(text: str) -> str:
-    """Take white space and an engine's own signs off both ends."""
-    ends = [found.span() for found in _NOT_SAID.finditer(text)]
+def _stripped(text: str) -> str:
+    """Strip whitespace and special tokens from both ends."""
+    ends = [found.span() for found in _PADDING.finditer(text)]
     start = ends[0][1] if ends and ends[0][0] == 0 else 0
     end = ends[-1][0] if ends and ends[-1][1] == len(text) else len(text)
     return text[start:end]
 
 
 def clean(text: str) -> str:
-    """Return the text with plain line ends, without control characters and surrogates: UTF-8, and no NUL."""
+    """Normalize line ends, remove control characters and replace lone surrogates: valid UTF-8 without NUL."""
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _CONTROLS.sub("", paired.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def quoted(text: str) -> str:
-    """Return the first characters of a reply, on one line, for an error message."""
-    return repr(text[:_QUOTED] + ("…" if len(text) > _QUOTED else ""))
+    """Return the start of a reply, quoted on one line, for an error message."""
+    return repr(text[:_MAX_QUOTE] + ("…" if len(text) > _MAX_QUOTE else ""))
 
 
 def fences(text: str) -> list[Fenced]:
-    """Return the fenced blocks of a text."""
+    """Return the fenced blocks in a text."""
     return [Fenced("".join(info.split()[:1]), inside.rstrip("\n")) for _, info, inside in _FENCE.findall(text)]
 
 
 def without_fences(text: str) -> str:
-    """Return what is outside of the fenced blocks."""
+    """Return the text outside fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def unfenced(text: str) -> str:
-    """Return what is inside of the fence if one fence is around it all; else the text."""
+    """Return the content of the fence that encloses the whole text, if there is one; otherwise the text."""
     text = text.strip()
     fence = _FENCE.match(text)
     if not fence:
         return text
     if fence.end() == len(text):
         return fence[3].strip("\n")
-    # Markdown has fences of its own: there the first and the last belong together.
+    # Fenced Markdown may contain fences: pair the first with the last.
     first, *lines, last = text.split("\n")
     outer = fence[2].strip().lower() in {"markdown", "md"} and last.strip() == fence[1]
     return "\n".join(lines).strip("\n") if outer and first else text
 
 
 def json_values(text: str) -> Json:
-    """Return the JSON of a reply: the whole of it, or what is in its fences, or among its prose.
+    """Return the JSON in a reply: the whole reply, or its fenced blocks, or values in its prose.
 
-    Numbers come as strings, exactly as printed, also those with leading zeros. Raises ModelReplyError if there is
-    no JSON, or if one is begun and not ended.
+    Numbers are strings, exactly as printed, including leading zeros. Raise ModelReplyError if there is no JSON or if
+    it is incomplete.
     """
     with suppress(ValueError):
         return Json([_loads(text)], scattered=False)
-    blocks = [found for fence in fences(text) if (found := _values_among(fence.text)).values]
+    blocks = [found for fence in fences(text) if (found := _values_in(fence.text)).values]
     if not blocks:
-        blocks = [_values_among(text)]
+        blocks = [_values_in(text)]
     values = [value for block in blocks for value in block.values]
     if not values:
         raise ModelReplyError(f"no JSON in the reply: {quoted(text)}")
     scattered = len(blocks) > 1 or blocks[0].scattered
     if scattered and all(value == values[0] for value in values):
-        return Json(values[:1], scattered=False)  # said twice
+        return Json(values[:1], scattered=False)  # repeated
     return Json(values, scattered=scattered)
 
 
-def _values_among(text: str) -> Json:
+def _values_in(text: str) -> Json:
     values, between = [], text
     for part in _bracketed(text):
         with suppress(ValueError):  # prose has brackets too
@@ -145,19 +145,19 @@ def _values_among(text: str) -> Json:
 
 
 def _loads(text: str) -> Any:
-    """Parse JSON as strictly as there is; raises ValueError."""
+    """Parse JSON, rejecting duplicate keys, NaN and deep nesting. Raise ValueError."""
     as_printed = _STRING_OR_NUMBER.sub(lambda found: found[0] if found[0][0] == '"' else f'"{found[0]}"', text)
     try:
         value = json.loads(as_printed, strict=False, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("too deep") from None
-    return _cleaned(value, _DEEPEST)
+    return _cleaned(value, _MAX_DEPTH)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key that is there twice: one of the two would be lost")
+        raise ValueError("duplicate key: one of its values would be lost")
     return found
 
 
@@ -166,7 +166,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _cleaned(value: Any, levels: int) -> Any:
-    """Clean the strings of a JSON value: escapes such as \\u0000 bring back what `clean` took out."""
+    """Clean the strings in a JSON value: escapes such as \\u0000 bring back what `clean` removed."""
     if levels == 0:
         raise ValueError("too deep")
     match value:
@@ -181,15 +181,15 @@ def _cleaned(value: Any, levels: int) -> Any:
 
 
 def _bracketed(text: str) -> Iterator[str]:
-    """Yield what stands in brackets, outermost, brackets included; quotes count inside of brackets only."""
+    """Yield the outermost bracketed parts, brackets included; quotes only count inside brackets."""
     position = 0
-    while begin := _BEGIN.search(text, position):
+    while begin := _OPENING_BRACKET.search(text, position):
         depth = 0
         for found in _STRING_OR_BRACKET.finditer(text, begin.start()):
             depth += (found[0] in "[{") - (found[0] in "]}")
             if not depth:
                 break
         if depth:
-            raise ModelReplyError(f"the JSON of the reply does not end: {quoted(text)}")
+            raise ModelReplyError(f"the JSON in the reply is incomplete: {quoted(text)}")
         position = found.end()
         yield text[begin.start() : position]

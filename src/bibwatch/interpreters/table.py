@@ -1,6 +1,6 @@
-"""`table_text` and `table_lines`: the table in a reply, and the table in lines of text with boxes.
+"""`table_text` and `table_lines`: a table from a reply, or from text lines with boxes.
 
-Knows what rows of cells make a table. Does not know how they are written, or how they lie in a picture.
+Knows what makes rows of cells a table. Does not know text formats or image geometry.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from bibwatch.domain.candidates import Look
 from bibwatch.errors import ModelReplyError
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean, reply
-from bibwatch.interpreters.table_formats import written_table
-from bibwatch.interpreters.table_layout import Cell, laid_out
+from bibwatch.interpreters.table_formats import parse_table
+from bibwatch.interpreters.table_layout import Cell, arrange_cells
 from bibwatch.runtimes.base import OutputKind, Prediction
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A cell to look at again: what was read there, and how sure that is (0 to 1). It may be missing in the cell."""
+    """Text read with low confidence (0 to 1) in a cell; the cell itself may omit it."""
 
-    row: int | None  # of `rows`, the first is 0; None is the header
+    row: int | None  # index into `rows`; None for the header
     column: int
     text: str
     confidence: float
@@ -33,60 +33,62 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, all of one length; cells are strings exactly as printed, "" where there is nothing."""
+    """Rows of cells, all of equal length; cells are strings exactly as printed, "" if empty."""
 
-    header: tuple[str, ...]  # the names of the columns; () where they have none
+    header: tuple[str, ...]  # column names; () if there are none
     rows: tuple[tuple[str, ...], ...]
     doubts: tuple[Doubt, ...] = ()
 
 
 class TableTextOptions(InterpreterOptions):
-    """How to understand the table in a reply."""
+    """How to interpret the table in a reply."""
 
     produces: ClassVar[str] = "table"
 
     kind: Literal["table_text"] = "table_text"
-    header: bool = Field(default=True, description="The first row names the columns.")
+    header: bool = Field(default=True, description="Use the first row as column names.")
 
 
 class TableText(Interpreter[TableTextOptions, Table]):
-    """Reads JSON, Markdown, CSV, HTML and OTSL."""
+    """Parses JSON, Markdown, CSV, HTML and OTSL."""
 
     options_type: ClassVar[type[InterpreterOptions]] = TableTextOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> Table:
-        written = written_table(reply(prediction, prompt))
-        return table(written.rows, header=self.options.header, names=written.names)
+        parsed = parse_table(reply(prediction, prompt))
+        return table(parsed.rows, header=self.options.header, names=parsed.names)
 
 
 class TableLinesOptions(InterpreterOptions):
-    """How to understand lines of text that lie like a table."""
+    """How to interpret text lines laid out as a table."""
 
     accepts: ClassVar[OutputKind] = OutputKind.LINES
     produces: ClassVar[str] = "table"
 
     kind: Literal["table_lines"] = "table_lines"
-    header: bool = Field(default=True, description="The first row names the columns.")
-    min_score: float = Field(default=0.5, ge=0, le=1, description="Lines less sure than this are left out of cells.")
-    sure: float = Field(default=0.85, ge=0, le=1, description="Cells less sure than this are listed as doubtful.")
+    header: bool = Field(default=True, description="Use the first row as column names.")
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Omit lines with a lower score from cells.")
+    sure: float = Field(default=0.85, ge=0, le=1, description="List text with a lower score under `doubts`.")
 
 
 class TableLines(Interpreter[TableLinesOptions, Table]):
-    """Finds rows and columns by where the lines are; says which cells it is unsure of."""
+    """Derives rows and columns from the positions of lines; lists text read with low confidence."""
 
     options_type: ClassVar[type[InterpreterOptions]] = TableLinesOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> Table:
-        del prompt  # an OCR was not asked anything
+        del prompt  # OCR takes no prompt
         tidy = (replace(line, text=_tidy(line.text)) for line in prediction.lines if line.look is Look.PHOTO)
         lines = [line for line in tidy if line.text]
-        sure = [line for line in lines if line.score >= self.options.min_score]
-        if not sure:
-            raise ModelReplyError("no text in the picture, so no table")
-        unsure = [line for line in lines if not line.score >= self.options.min_score]
-        if sum(line.score >= self.options.sure for line in sure) * 2 < len(sure):
-            raise ModelReplyError("most of the text is too unsure for a table: is the picture upright and sharp?")
-        cells = laid_out(sure, unsure)
+        legible = [line for line in lines if line.score >= self.options.min_score]
+        if not legible:
+            raise ModelReplyError("no table: no legible text in the image")
+        illegible = [line for line in lines if not line.score >= self.options.min_score]
+        if sum(line.score >= self.options.sure for line in legible) * 2 < len(legible):
+            raise ModelReplyError(
+                "confidence in most of the text is too low for a table: is the image upright and sharp?"
+            )
+        cells = arrange_cells(legible, illegible)
         found = table([[cell.text for cell in row] for row in cells], header=self.options.header)
         return replace(found, doubts=tuple(self._doubts(cells)))
 
@@ -94,26 +96,26 @@ class TableLines(Interpreter[TableLinesOptions, Table]):
         for number, row in enumerate(cells, -1 if self.options.header else 0):
             for column, cell in enumerate(row):
                 for text, score in cell.lines:
-                    if not score >= self.options.sure:  # so that a score that is no number is one, too
+                    if not score >= self.options.sure:  # also true for NaN
                         yield Doubt(None if number < 0 else number, column, text, 0.0 if math.isnan(score) else score)
 
 
 def table(rows: Sequence[Sequence[str]], *, header: bool, names: Sequence[str] | None = None) -> Table:
-    """Return rows of cells as a table: short rows filled up, blank ones left out.
+    """Make a table of rows of cells: pad short rows, drop blank ones.
 
-    `names` are the columns' where they are known; else the first row has them if `header` says so.
-    Raises ModelReplyError if no row is left, or if one has more cells than there are names.
+    `names` are the column names, if known; otherwise they are the first row, if `header` is true.
+    Raise ModelReplyError if there are no rows, or if a row has more cells than there are names.
     """
     rows = [row for row in rows if row]
     if names is None:
         names, rows = (rows[0], rows[1:]) if header and rows else ((), rows)
     tidy = [cells for row in rows if any(cells := tuple(_tidy(cell) for cell in row))]
     if not tidy:
-        raise ModelReplyError("a table without a row")
+        raise ModelReplyError("the table has no rows")
     width = len(names) or max(map(len, tidy))
     for number, cells in enumerate(tidy, 1):
         if len(cells) > width:
-            raise ModelReplyError(f"row {number} of the table has {len(cells)} cells, its header {width}")
+            raise ModelReplyError(f"row {number} of the table has {len(cells)} cells, but its header has {width}")
     return Table(tuple(_tidy(name) for name in names), tuple(row + ("",) * (width - len(row)) for row in tidy))
 
 

@@ -1,6 +1,6 @@
-"""The ways to write a table as text: JSON, Markdown, CSV, HTML and OTSL; each becomes rows of cells.
+"""Parses tables in text (JSON, Markdown, CSV, HTML and OTSL) into rows of cells.
 
-Does not know which row is the header, unless the way of writing says so.
+Does not know which row is the header, unless the format specifies it.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from bibwatch.interpreters.otsl import is_otsl, otsl_rows
 from bibwatch.interpreters.replies import Json, fences, json_values, quoted, without_fences
 
 _JSON = re.compile(r"\A[\[{]|[\[{]\s*[\[{\"]")
-_RULE = re.compile(r"\|?:?-+:?(\|:?-+:?)*\|?")  # under a header in Markdown, its spaces left out
+_DELIMITER_ROW = re.compile(r"\|?:?-+:?(\|:?-+:?)*\|?")  # below a Markdown header, without spaces
 _TAG_IN_TAG = re.compile(r"<[a-zA-Z/][^<>]*<")
 _PIPE = re.compile(r"(?<!\\)\|")
 _SENTENCE = re.compile(r"[A-Z]\S*(?:\s+\S+){3,}[.!?]")
-_NAMES = ("columns", "header", "headers")
-_ROWS = ("rows", "data", "table")
-_WIDEST = 1000  # columns that one cell of HTML may span
+_HEADER_KEYS = ("columns", "header", "headers")
+_ROW_KEYS = ("rows", "data", "table")
+_MAX_SPAN = 1000  # columns or rows of an HTML cell
 
 
-class Written(NamedTuple):
-    """Rows of cells; `names` are the columns' where the way of writing names them apart."""
+class ParsedTable(NamedTuple):
+    """Rows of cells; `names` are the column names if the format separates them from the rows."""
 
     rows: Sequence[Sequence[str]]
     names: Sequence[str] | None = None
 
 
-def written_table(text: str) -> Written:
-    """Return the one table in a reply. Raises ModelReplyError if there is none, or if there are several."""
+def parse_table(text: str) -> ParsedTable:
+    """Return the only table in a reply. Raise ModelReplyError if there is none or more than one."""
     blocks = fences(text)
     number = len(blocks) + (bool(blocks) and _has_markup(without_fences(text)))
     if number > 1:
-        raise ModelReplyError(f"{number} blocks in the reply, one table is wanted: {quoted(text)}")
+        raise ModelReplyError(f"expected one table in the reply, found {number} blocks: {quoted(text)}")
     text = blocks[0].text if blocks else text
     if _is_html(text):
-        return Written(_html(text))
+        return ParsedTable(_html(text))
     if is_otsl(text):
-        return Written(_otsl(text))
-    if blocks_of_pipes := _pipe_tables(text):
-        return Written(_one(blocks_of_pipes, text))
+        return ParsedTable(_otsl(text))
+    if tables := _pipe_tables(text):
+        return ParsedTable(_one(tables, text))
     if _JSON.search(text):
         return _json(_one_json(json_values(text), text), text)
-    return Written(_csv(text))
+    return ParsedTable(_csv(text))
 
 
 def _has_markup(text: str) -> bool:
-    """Return whether a text has a table that cannot be taken for prose."""
+    """Return whether a text has a table that cannot be mistaken for prose."""
     return _is_html(text) or is_otsl(text) or bool(_pipe_tables(text))
 
 
@@ -62,36 +62,36 @@ def _is_html(text: str) -> bool:
 
 def _one(tables: Sequence[Sequence[Sequence[str]]], text: str) -> Sequence[Sequence[str]]:
     if len(tables) != 1:
-        raise ModelReplyError(f"{len(tables) or 'no'} tables in the reply, one is wanted: {quoted(text)}")
+        raise ModelReplyError(f"expected one table in the reply, found {len(tables)}: {quoted(text)}")
     return tables[0]
 
 
 def _one_json(found: Json, text: str) -> Any:
-    """Return the one value, or records one a line as a list of them."""
+    """Return the only value, or the list of values if there is one per line."""
     if len(found.values) == 1:
         return found.values[0]
     if found.scattered:
-        raise ModelReplyError(f"{len(found.values)} tables in the reply, one is wanted: {quoted(text)}")
+        raise ModelReplyError(f"expected one table in the reply, found {len(found.values)}: {quoted(text)}")
     return found.values
 
 
-def _json(value: Any, text: str) -> Written:
-    """Read a list of records, a list of rows, or an object that has columns and rows."""
+def _json(value: Any, text: str) -> ParsedTable:
+    """Parse a list of records, a list of rows, or an object with columns and rows."""
     names = None
     if isinstance(value, dict):
-        names = next((value[name] for name in _NAMES if name in value), None)
-        value = next((value[name] for name in _ROWS if name in value), None)
+        names = next((value[name] for name in _HEADER_KEYS if name in value), None)
+        value = next((value[name] for name in _ROW_KEYS if name in value), None)
         if isinstance(value, dict):
             return _json(value, text)
     if not isinstance(value, list) or not (names is None or isinstance(names, list)):
-        raise ModelReplyError(f"the reply's JSON is no table: {quoted(text)}")
+        raise ModelReplyError(f"the reply's JSON is not a table: {quoted(text)}")
     if value and all(isinstance(row, dict) for row in value):
         keys = list(dict.fromkeys(key for row in value for key in row))
-        return Written([[_cell(row.get(key), text) for key in keys] for row in value], keys)
+        return ParsedTable([[_cell(row.get(key), text) for key in keys] for row in value], keys)
     if not all(isinstance(row, list) for row in value):
-        raise ModelReplyError(f"the reply's JSON is no table: {quoted(text)}")
+        raise ModelReplyError(f"the reply's JSON is not a table: {quoted(text)}")
     rows = [[_cell(cell, text) for cell in row] for row in value]
-    return Written(rows, None if names is None else [_cell(name, text) for name in names])
+    return ParsedTable(rows, None if names is None else [_cell(name, text) for name in names])
 
 
 def _cell(value: Any, text: str) -> str:
@@ -102,11 +102,11 @@ def _cell(value: Any, text: str) -> str:
             return str(value).lower()
         case str():
             return value
-    raise ModelReplyError(f"a cell of the reply's table is not text: {quoted(text)}")
+    raise ModelReplyError(f"a table cell in the reply is not text: {quoted(text)}")
 
 
 def _pipe_tables(text: str) -> list[list[list[str]]]:
-    """Return the Markdown tables: lines with pipes that all begin with one, or whose second is the rule."""
+    """Return the Markdown tables: lines with pipes that all start with one, or whose second is a delimiter row."""
     found: list[list[str]] = [[]]
     for line in text.split("\n"):
         if _PIPE.search(line):
@@ -117,15 +117,15 @@ def _pipe_tables(text: str) -> list[list[list[str]]]:
 
 
 def _is_pipe_table(lines: Sequence[str]) -> bool:
-    return len(lines) > 1 and (_is_rule(lines[1]) or all(line.lstrip().startswith("|") for line in lines))
+    return len(lines) > 1 and (_is_delimiter_row(lines[1]) or all(line.lstrip().startswith("|") for line in lines))
 
 
-def _is_rule(line: str) -> bool:
-    return bool(_RULE.fullmatch("".join(line.split())))
+def _is_delimiter_row(line: str) -> bool:
+    return bool(_DELIMITER_ROW.fullmatch("".join(line.split())))
 
 
 def _pipe_rows(lines: Sequence[str]) -> list[list[str]]:
-    return [_pipe_cells(line) for number, line in enumerate(lines) if number != 1 or not _is_rule(line)]
+    return [_pipe_cells(line) for number, line in enumerate(lines) if number != 1 or not _is_delimiter_row(line)]
 
 
 def _pipe_cells(line: str) -> list[str]:
@@ -134,7 +134,7 @@ def _pipe_cells(line: str) -> list[str]:
 
 
 def _csv(text: str) -> list[list[str]]:
-    """Read the block of lines that some separator divides as its first line, into two columns or more."""
+    """Parse the first block that a separator splits into two or more columns, no row wider than the first."""
     for block in (text, *re.split(r"\n\s*\n", text)):
         found = [rows for separator in ",;\t|" if not _is_prose(block) and (rows := _separated(block, separator))]
         if found:
@@ -143,7 +143,7 @@ def _csv(text: str) -> list[list[str]]:
 
 
 def _is_prose(text: str) -> bool:
-    """Return whether lines are sentences: half of them look so, or all commas are those of words."""
+    """Return whether at least half of the lines look like sentences, or all commas separate words."""
     lines = text.strip().split("\n")
     sentences = sum(bool(_SENTENCE.fullmatch(line.strip())) for line in lines)
     among_words = ", " in text and not re.search(r"\d|,\S|[\";\t|]", text)
@@ -164,40 +164,40 @@ def _separated(text: str, separator: str) -> list[list[str]]:
 def _otsl(text: str) -> Sequence[Sequence[str]]:
     _, *tables = text.split("<otsl>")
     if not all("</otsl>" in table for table in tables):
-        raise ModelReplyError(f"the reply's table does not end: {quoted(text)}")
+        raise ModelReplyError(f"the reply's table is incomplete: {quoted(text)}")
     return _one([otsl_rows(table.partition("</otsl>")[0]) for table in tables or [text]], text)
 
 
 def _html(text: str) -> Sequence[Sequence[str]]:
-    if _TAG_IN_TAG.search(text):  # html.parser would look at the rest of the reply again for each
-        raise ModelReplyError(f"a tag of the reply's table does not end: {quoted(text)}")
+    if _TAG_IN_TAG.search(text):  # html.parser would rescan the rest of the reply for each such tag
+        raise ModelReplyError(f"an HTML tag in the reply's table is incomplete: {quoted(text)}")
     reader = _HtmlTables()
     try:
         reader.feed(re.sub(r"<[!?][^>]*>?", "", text))
         reader.close()
     except ValueError as exc:  # a character reference of thousands of digits
-        raise ModelReplyError(f"the reply's table is not HTML: {quoted(text)}") from exc
+        raise ModelReplyError(f"the reply's table is not valid HTML: {quoted(text)}") from exc
     if reader.depth:
-        raise ModelReplyError(f"the reply's table does not end: {quoted(text)}")
+        raise ModelReplyError(f"the reply's table is incomplete: {quoted(text)}")
     return _one(reader.tables, text)
 
 
 class _HtmlTables(HTMLParser):
-    """Collects the outermost tables; what spans several columns or rows stands in its first, the others are ""."""
+    """Collects the outermost tables; a cell that spans several columns or rows fills the first, the others are ""."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tables: list[list[list[str]]] = []
         self.depth = 0
         self._cell: list[str] | None = None
-        self._below: dict[int, int] = {}  # column: rows in which a cell from above is still there
+        self._rowspans: dict[int, int] = {}  # column: remaining rows covered by a cell above
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "table":
             self.depth += 1
             if self.depth == 1:
                 self.tables.append([])
-                self._below = {}
+                self._rowspans = {}
         elif self.depth == 1 and tag == "tr":
             self._end_cell()
             self.tables[-1].append([])
@@ -205,7 +205,7 @@ class _HtmlTables(HTMLParser):
             self._end_cell()
             self._start_cell(dict(attrs))
         elif self._cell is not None and tag in {"br", "p", "div", "li"}:
-            self._cell.append(" ")  # they part words, <b> and the like do not
+            self._cell.append(" ")  # these separate words, <b> and the like do not
 
     def handle_endtag(self, tag: str) -> None:
         if self.depth == 1 and tag in {"td", "th", "tr", "table"}:
@@ -219,10 +219,10 @@ class _HtmlTables(HTMLParser):
 
     def _start_cell(self, attrs: dict[str, str | None]) -> None:
         row = self.tables[-1][-1]
-        self._from_above(row)
+        self._fill_rowspans(row)
         width, height = _span(attrs.get("colspan")), _span(attrs.get("rowspan"))
         if height > 1:
-            self._below |= {len(row) + column: height - 1 for column in range(width)}
+            self._rowspans |= {len(row) + column: height - 1 for column in range(width)}
         self._cell, self._width = [], width
 
     def _end_cell(self) -> None:
@@ -230,12 +230,12 @@ class _HtmlTables(HTMLParser):
             self.tables[-1][-1].extend(["".join(self._cell), *[""] * (self._width - 1)])
             self._cell = None
 
-    def _from_above(self, row: list[str]) -> None:
-        while self._below.get(len(row), 0):
-            self._below[len(row)] -= 1
+    def _fill_rowspans(self, row: list[str]) -> None:
+        while self._rowspans.get(len(row), 0):
+            self._rowspans[len(row)] -= 1
             row.append("")
 
 
-def _span(written: str | None) -> int:
-    plain = re.fullmatch(r"\d{1,4}", written or "", re.ASCII)
-    return min(max(int(plain[0]), 1), _WIDEST) if plain else 1
+def _span(value: str | None) -> int:
+    plain = re.fullmatch(r"\d{1,4}", value or "", re.ASCII)
+    return min(max(int(plain[0]), 1), _MAX_SPAN) if plain else 1

@@ -1,1 +1,1 @@
-"""Stages: use cases. They hold the prompt and judge the answers; they know nothing of files or SQL."""
+"""Stages implement use cases: they define the prompt and process the replies. They know nothing about files or SQL."""

@@ -1,6 +1,6 @@
 """The stage contract: photos in, one outcome per photo out.
 
-Knows how runtime and interpreter are put together for a use case. Does not know where photos come from.
+Knows how a runtime and an interpreter combine in a use case. Does not know where photos come from.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from bibwatch.images import Photo
 from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.runtimes.base import Markup, ModelOptions, OutputKind, Prediction, Runtime
 
-_ANSWERS = {OutputKind.LINES: "lines of text", OutputKind.TEXT: "a reply to a prompt"}
+_OUTPUTS = {OutputKind.LINES: "lines of text", OutputKind.TEXT: "replies to a prompt"}
 
 
 class StageOptions(BaseModel):
-    """A use case with its model and its interpreter. `kind` chooses the stage."""
+    """A use case with its model and interpreter; `kind` selects the stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # The interpreter to use when none is named, by what the model gives. A stage that has none for lines of
-    # text, say, cannot work with an OCR.
+    # The default interpreter by model output; a stage without one for LINES, say, cannot use an OCR model.
     interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {}
-    # The stage's own question, by how the model writes; each stage has one for MARKDOWN.
+    # The default prompt by model markup; every stage has one for MARKDOWN.
     questions: ClassVar[Mapping[Markup, str]] = {Markup.MARKDOWN: ""}
 
-    # Fields with the models of substages, and the preset that each takes if none is given. A preset's name, or a
-    # table, may stand for a model there too.
+    # The fields that hold the models of substages, with their default presets. In settings, each is a preset name or
+    # a table.
     submodels: ClassVar[Mapping[str, str | None]] = {}
-    # Raise when the same model and options give other outcomes than before: photos are then read again.
+    # Increment when the same model and options produce different outcomes than before; photos are then read again.
     code_revision: ClassVar[int] = 1
-    # Options that are set elsewhere today, and where.
+    # Former options, and the settings that replace them.
     moved: ClassVar[Mapping[str, str]] = {}
 
     kind: str
     model_options: SerializeAsAny[ModelOptions]
     model_interpreter_options: SerializeAsAny[InterpreterOptions]
-    prompt: str = Field(default="", description="What the model is asked; empty: the stage's own question.")
+    prompt: str = Field(default="", description="Prompt for the model; empty: the stage's default.")
     constrained: bool = Field(
-        default=False, description="Hold the model to the form the interpreter reads, where its engine can do that."
+        default=False,
+        description="Constrain the reply to the format the interpreter expects, if the engine supports it.",
     )
 
     @model_validator(mode="before")
@@ -63,21 +63,21 @@ class StageOptions(BaseModel):
             return data
         chosen = cls.default_interpreter(model)
         if chosen is None:
-            needed = " or ".join(_ANSWERS[gives] for gives in cls.interpreters)
+            needed = " or ".join(_OUTPUTS[kind] for kind in cls.interpreters)
             raise ValueError(
-                f"preset {model.name} answers with {_ANSWERS[model.output_kind]}, this stage needs {needed}; "
+                f"preset {model.name} returns {_OUTPUTS[model.output_kind]}, but this stage needs {needed}; "
                 "choose another with --preset (see `bibwatch presets`)"
             )
         return {**data, "model_interpreter_options": chosen}
 
     @classmethod
     def value_kinds(cls) -> set[str]:
-        """Return which kinds of values the stage can use: what `yields` of its interpreters says."""
+        """Return the kinds of values the stage can use: what its interpreters produce."""
         return {interpreter.produces for interpreter in cls.interpreters.values()}
 
     @classmethod
     def default_interpreter(cls, model: ModelOptions) -> InterpreterOptions | None:
-        """Return the interpreter for a model if none is named; None if the stage can do nothing with its answers."""
+        """Return the default interpreter for a model; None if the stage cannot use its output."""
         return cls.interpreters.get(model.output_kind)
 
     @model_validator(mode="after")
@@ -86,38 +86,38 @@ class StageOptions(BaseModel):
         if model.stages and self.kind not in model.stages:
             raise ValueError(f"preset {model.name} was made for {', '.join(model.stages)} and cannot do {self.kind}")
         if interpreter.produces not in self.value_kinds():
-            raise ValueError(f"interpreter {interpreter.kind} makes no {' or '.join(self.value_kinds())} of an answer")
+            raise ValueError(f"interpreter {interpreter.kind} does not produce {' or '.join(self.value_kinds())}")
         if interpreter.accepts is not model.output_kind:
             raise ValueError(
-                f"interpreter {interpreter.kind} needs {_ANSWERS[interpreter.accepts]}, "
-                f"preset {model.name} answers with {_ANSWERS[model.output_kind]}; leave its kind out for one that fits"
+                f"interpreter {interpreter.kind} needs {_OUTPUTS[interpreter.accepts]}, "
+                f"but preset {model.name} returns {_OUTPUTS[model.output_kind]}; omit its kind to use the default"
             )
         return self
 
     def substages(self) -> dict[str, StageOptions]:
-        """Return the options of the stages that this one asks in its turn, by name."""
+        """Return the options of the substages, by name."""
         return {}
 
     @property
     def question(self) -> str:
-        """What the model is asked."""
+        """The prompt for the model."""
         model = self.model_options
-        own = self.questions.get(model.markup, self.questions[Markup.MARKDOWN])
-        return self.prompt or model.prompts.get(self.kind) or own
+        default = self.questions.get(model.markup, self.questions[Markup.MARKDOWN])
+        return self.prompt or model.prompts.get(self.kind) or default
 
     def recogniser(self, stage: str) -> Recogniser:
-        """Return who recognises when the stage called `stage` has these options."""
+        """Return the recogniser for a stage named `stage` with these options."""
         return Recogniser(stage, self.model_options.name, self.fingerprint())
 
     def fingerprint(self) -> str:
-        """Hash everything that can change what the model says (12 hex digits).
+        """Return a hash of everything that can change the outcome (12 hex digits).
 
-        Options at their default are left out, so that a new one leaves the results of old photos valid; what changes
-        for all photos without an option raises a `code_revision`.
+        Options at their defaults are excluded, so that adding one keeps existing results valid. A change that no
+        option reflects requires a new `code_revision`.
         """
         excluded = {"model_options", "model_interpreter_options", "prompt", *self.submodels}
         interpreter = self.model_interpreter_options
-        seen = {
+        identity = {
             "stage": [
                 self.kind,
                 self.code_revision,
@@ -132,17 +132,17 @@ class StageOptions(BaseModel):
             "question": self.question if self.model_options.output_kind is OutputKind.TEXT else "",
             "substages": {name: options.fingerprint() for name, options in self.substages().items()},
         }
-        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage saw in one photo. With `error` set, nothing else is an answer."""
+    """What a stage found in one photo; if `error` is set, there is no result."""
 
-    candidates: tuple[Candidate, ...] = ()  # what may be bibs, for the judge
-    looks: tuple[LookTaken, ...] = ()  # the looks that were taken
-    cut: int = 0  # candidates left out because there were too many
-    output: dict[str, Any] | None = None  # what a stage that reads no bibs has to say
+    candidates: tuple[Candidate, ...] = ()  # possible bibs, for the judge
+    looks: tuple[LookTaken, ...] = ()  # every look at the photo or a part of it
+    cut: int = 0  # candidates dropped because there were too many
+    output: dict[str, Any] | None = None  # result of a stage that does not read bibs
     device: str = ""
     seconds: float = 0.0
     error: ModelError | None = None
@@ -166,26 +166,26 @@ class Stage(ABC, Generic[OptionsT]):
         interpreter: Interpreter[Any, Any],
         substages: Mapping[str, Stage[Any]] | None = None,
     ) -> None:
-        """`substages` are those that `options.substages()` describes, by the same names."""
+        """`substages` are built from `options.substages()`, under the same names."""
         self.options = options
         self.runtime = runtime
         self.interpreter = interpreter
         self.substages: Mapping[str, Stage[Any]] = substages or {}
-        # A model that has use for one call at a time gets one, however many threads ask.
-        self._turn = nullcontext() if runtime.concurrent_calls > 1 else threading.RLock()
+        # Serialize calls if the runtime cannot use concurrent ones.
+        self._call_lock = nullcontext() if runtime.concurrent_calls > 1 else threading.RLock()
 
     @property
     def concurrent_calls(self) -> int:
-        """How many calls of `read`, each from a thread of its own, the model has use for at a time."""
+        """How many concurrent calls of `read`, each in its own thread, the model can use."""
         return self.runtime.concurrent_calls
 
     @property
     def longest_side(self) -> int | None:
-        """Pixels of the longest side that this stage has any use for; photos may come smaller than full size."""
+        """The longest side in pixels that this stage can use; photos may be decoded smaller than full size."""
         return self.options.model_options.decode_side
 
     def load(self) -> None:
-        """Load the model, and those of the substages. Raises ConfigurationError if this machine cannot run them."""
+        """Load the model and those of the substages. Raise ConfigurationError if this machine cannot run them."""
         for stage in self.substages.values():
             stage.load()
         try:
@@ -197,7 +197,7 @@ class Stage(ABC, Generic[OptionsT]):
             raise ConfigurationError(f"preset {model.name}: {model.kind} cannot be loaded: {one_line(exc)}") from exc
 
     def close(self) -> None:
-        """Let the models go."""
+        """Unload the models."""
         for stage in self.substages.values():
             stage.close()
         self.runtime.close()
@@ -210,13 +210,13 @@ class Stage(ABC, Generic[OptionsT]):
         self.close()
 
     def warm_up(self) -> None:
-        """Load the model and make it answer once, so that the first photo does not wait; then those of the substages.
+        """Load the model and run it once, so that the first photo does not wait; then warm up the substages.
 
-        Raises its errors. A substage whose model cannot be asked yet is no reason to wait: what it would have been
-        asked about goes to review until then.
+        Raise the model's errors. A substage with an outage is skipped: until it recovers, the readings it would have
+        checked go to review.
         """
         self.load()
-        with self._turn, self.runtime.short_answers():
+        with self._call_lock, self.runtime.short_answers():
             for prediction in self.predict([Image.new("RGB", (64, 64), "white")], 1):
                 if prediction.error:
                     raise prediction.error
@@ -228,35 +228,35 @@ class Stage(ABC, Generic[OptionsT]):
                     raise
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
-        """Yield one outcome per photo, in order, as the model gives them."""
+        """Yield one outcome per photo, in order, as the model produces them."""
         photos = list(photos)
         predictions = self.predict((photo.image for photo in photos), len(photos))
         for photo, prediction in zip(photos, predictions, strict=True):
             yield self._outcome(photo, prediction)
 
     def predict(self, images: Iterable[Image.Image], number: int) -> Iterator[Prediction]:
-        """Yield one prediction for each of so many images, whatever the runtime does: it may be a plugin's."""
-        with self._turn:
+        """Yield exactly `number` predictions, one per image, even if a plugin's runtime misbehaves."""
+        with self._call_lock:
             yield from self._predict(images, number)
 
     def _predict(self, images: Iterable[Image.Image], number: int) -> Iterator[Prediction]:
         constraint = self.interpreter.constraint if self.options.constrained else None
-        trouble, given = "gave fewer predictions than there were images", 0
+        problem, yielded = "returned fewer predictions than images", 0
         try:
             predictions = iter(self.runtime.predict_batch(images, self.options.question, constraint=constraint))
             for prediction in islice(predictions, number):
                 if not isinstance(prediction, Prediction):
-                    raise TypeError(f"gave no Prediction but {type(prediction).__name__}")
-                if given == number - 1 and next(predictions, None) is not None:
-                    raise ValueError("gave more predictions than there were images")
-                given += 1
+                    raise TypeError(f"returned {type(prediction).__name__} instead of Prediction")
+                if yielded == number - 1 and next(predictions, None) is not None:
+                    raise ValueError("returned more predictions than images")
+                yielded += 1
                 yield prediction
         except BibwatchError:
             raise
-        except Exception as exc:  # noqa: BLE001  # a fault in a runtime costs images an attempt, not the daemon its life
-            trouble = one_line(exc)
-        for _ in range(number - given):
-            yield Prediction(error=ModelError(f"runtime {self.options.model_options.kind}: {trouble}"))
+        except Exception as exc:  # noqa: BLE001  # a faulty runtime must not stop the daemon
+            problem = one_line(exc)
+        for _ in range(number - yielded):
+            yield Prediction(error=ModelError(f"runtime {self.options.model_options.kind}: {problem}"))
 
     def _outcome(self, photo: Photo, prediction: Prediction) -> Outcome:
         error = prediction.error
@@ -271,8 +271,8 @@ class Stage(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
-        """Interpret one prediction for one photo. Raises ModelReplyError."""
+        """Interpret the prediction for a photo. Raise ModelReplyError."""
 
     def text(self, outcome: Outcome) -> str:
-        """Write an outcome without error for a person to read."""
+        """Format a successful outcome for display."""
         return json.dumps(outcome.output, ensure_ascii=False)

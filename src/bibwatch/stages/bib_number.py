@@ -1,8 +1,7 @@
-"""`bib_number`: what in a photo may be a bib.
+"""`bib_number`: bib candidates in a photo.
 
-Gives candidates, and evidence of how each was seen; which of them are bibs is for the judge. A model that replies in
-text looks at the whole photo first, then at parts of it; a second model may be asked about what the first was unsure
-of.
+Records how each candidate was seen; the judge decides which are bibs. A model that replies in text reads the whole
+photo first, then parts of it; an optional second model reads the parts where the first was uncertain.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ from bibwatch.stages.base import Outcome, Stage, StageOptions
 
 log = structlog.get_logger()
 
-# What a bib of any race looks like. Reading does not depend on the race: its form is for the judge.
+# The bibs of any race: reading does not depend on the race, only judging does.
 _ANY_BIB = re.compile(r"[A-Z]{0,3}\d{2,6}[A-Z]?")
-_DETECTED = 0.3  # how sure the detector must be of a number for a better model to look there
-_MOST_PARTS = 16  # of one photo that are looked at again
-_PATIENCE = 60  # seconds a photo waits for others to fill a batch; a watchdog counts those between two photos
-_VIEW = 1024  # pixels, of a model that does not say what it has use for
+_MIN_DETECTOR_SCORE = 0.3  # of a detected number, for its part of the photo to be re-read
+_MAX_PARTS = 16  # re-read per photo
+_MAX_BATCH_WAIT = 60  # seconds a photo waits for a batch to fill; the watchdog times the gap between photos
+_DEFAULT_TILE_SIDE = 1024  # pixels, for models without `longest_side`
 
 
 class BibNumberOptions(StageOptions):
-    """How photos are read for bibs."""
+    """How to read bibs in photos."""
 
     interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {
         OutputKind.LINES: BibLinesOptions(),
         OutputKind.TEXT: BibJsonOptions(),
     }
-    # No number in it: a small model would copy it.
+    # Contains no number: a small model would copy it.
     questions: ClassVar[Mapping[Markup, str]] = {
         Markup.MARKDOWN: "Read the race bibs that runners wear in this photo. Answer with JSON only: an object with "
         'one key "bibs", a list with one object for each bib, with the key "number": a string, exactly as printed. '
@@ -64,40 +63,40 @@ class BibNumberOptions(StageOptions):
     kind: Literal["bib_number"] = "bib_number"
     crops: Literal["auto", "none", "boxes", "detector", "tiles"] = Field(
         default="auto",
-        description="Where a model that replies in text looks again: at its own boxes, where the detector sees a "
-        "number, or at overlapping tiles of a photo much larger than its view; auto: at both kinds of box, else tiles.",
+        description="Which parts of a photo a model that replies in text re-reads: its own boxes, numbers found by the "
+        "detector, or overlapping tiles of a photo much larger than its input; auto: both kinds of box, else tiles.",
     )
     detector_options: SerializeAsAny[ModelOptions] = Field(
-        default=VisionOcrOptions(), description="The OCR that finds where to look again: a preset or a table."
+        default=VisionOcrOptions(), description="OCR model that finds the parts to re-read: a preset or a table."
     )
     second_model_options: SerializeAsAny[ModelOptions] | None = Field(
-        default=None, description="A second model, a preset or a table; it is asked where the first was unsure."
+        default=None, description="Second model, for numbers below `ask_below`: a preset or a table."
     )
     ask_below: float = Field(
-        default=0.95, ge=0, le=1, description="Ask the second model about numbers the first is less sure of than this."
+        default=0.95, ge=0, le=1, description="Ask the second model about numbers with a lower probability."
     )
 
     @property
     def question(self) -> str:
-        asked = super().question
-        return asked + self.box_question if self.draws and not self.prompt else asked
+        question = super().question
+        return question + self.box_question if self.returns_boxes and not self.prompt else question
 
     def substages(self) -> dict[str, StageOptions]:
         found: dict[str, StageOptions] = {}
         if self.second_model_options:
             found["second_model"] = self._with(self.second_model_options)
         if self.model_options.output_kind is OutputKind.TEXT and self.crops in {"auto", "detector"}:
-            # It reads as well as it can, too: where it reads no number there is no bib.
+            # The detector also reads the text: a box without a number is not re-read.
             found["detector"] = self._with(self.detector_options)
         return found
 
     @property
-    def draws(self) -> bool:
-        """Whether the model draws boxes itself."""
+    def returns_boxes(self) -> bool:
+        """Whether the model returns boxes."""
         return self.model_options.boxes is not BoxConvention.NONE
 
     def _with(self, model: ModelOptions) -> BibNumberOptions:
-        """Return the options of the same stage with another model, which looks once."""
+        """Return the options of the same stage with another model, without re-reading."""
         return BibNumberOptions(
             model_options=model,
             model_interpreter_options=self.default_interpreter(model) or self.model_interpreter_options,
@@ -108,7 +107,7 @@ class BibNumberOptions(StageOptions):
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a photo to look at again, and what for: the box of a number, and the number as it was read."""
+    """A part of a photo to re-read, with the box of the number it was chosen for and the number as read."""
 
     area: Box
     box: Box | None = None
@@ -116,25 +115,25 @@ class _Part:
 
 
 Seen = tuple[Photo, Outcome]
-Plan = tuple[Photo, Outcome, list[_Part]]  # what is to be looked at again
+Plan = tuple[Photo, Outcome, list[_Part]]  # with the parts to re-read
 
 
 class BibNumber(Stage[BibNumberOptions]):
-    """The product."""
+    """Finds bib candidates in photos."""
 
     options_type: ClassVar[type[StageOptions]] = BibNumberOptions
-    _trouble = ""  # what the second model last had
+    _last_error = ""  # of the second model, logged when it changes
 
     @property
     def longest_side(self) -> int | None:
-        # A small part of a photo that was made small first would have no detail left.
-        return None if self._looks_again or "second_model" in self.substages else super().longest_side
+        # Parts of a downscaled photo would lack detail.
+        return None if self._rereads or "second_model" in self.substages else super().longest_side
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         photos = list(photos)
         seen: Iterator[Seen] = zip(photos, super().read(photos), strict=True)
-        if self._looks_again:
-            seen = self._look_again(seen)
+        if self._rereads:
+            seen = self._reread_parts(seen)
         if "second_model" in self.substages:
             seen = self._ask_second_model(seen)
         for _, outcome in seen:
@@ -156,22 +155,22 @@ class BibNumber(Stage[BibNumberOptions]):
         return summary(judge(outcome.candidates))
 
     @property
-    def _looks_again(self) -> bool:
+    def _rereads(self) -> bool:
         return self.options.model_options.output_kind is OutputKind.TEXT and self.options.crops != "none"
 
-    def _look_again(self, seen: Iterable[Seen]) -> Iterator[Seen]:
-        """Read parts of the photos again with the same model, and put together what it saw."""
+    def _reread_parts(self, seen: Iterable[Seen]) -> Iterator[Seen]:
+        """Re-read parts of the photos with the same model and merge the outcomes."""
         plans = ((photo, *self._parts(photo, outcome)) for photo, outcome in seen)
-        for photo, outcome, answers in _together(super().read, plans, self.options.model_options.batch_size):
+        for photo, outcome, answers in _read_in_batches(super().read, plans, self.options.model_options.batch_size):
             merged = outcome
             for part, answer in answers:
                 merged = _with_look(merged, photo, part, answer, Look.CROP if part.box else Look.TILE)
             errors = [answer.error for _, answer in answers if answer.error]
             outages = [error for error in errors if error.is_outage]
             read = any(each.look is not Look.DETECTOR and _is_any_bib(each) for each in merged.candidates)
-            nothing = not read and len(errors) == len(answers)  # of many tiles one may make no sense
-            if lost := outages or (errors if nothing else []):
-                yield photo, replace(outcome, candidates=(), error=lost[0])
+            nothing = not read and len(errors) == len(answers)  # tolerate a few failed parts
+            if fatal := outages or (errors if nothing else []):
+                yield photo, replace(outcome, candidates=(), error=fatal[0])
                 continue
             if errors:
                 log.warning(
@@ -180,7 +179,7 @@ class BibNumber(Stage[BibNumberOptions]):
             yield photo, merged
 
     def _parts(self, photo: Photo, outcome: Outcome) -> tuple[Outcome, list[_Part]]:
-        """Return where bibs seem to be, by the model itself and by the detector; where they are not known, tiles."""
+        """Add the detector's candidates to the outcome; return it with the parts that hold likely bibs, else tiles."""
         if outcome.error:
             return outcome, []
         own = outcome.candidates if self.options.crops in {"auto", "boxes"} else ()
@@ -189,30 +188,30 @@ class BibNumber(Stage[BibNumberOptions]):
             found = next(self.substages["detector"].read([photo]))
             detected = found.candidates
             outcome = _with_look(outcome, photo, None, found, Look.DETECTOR, model=self._model("detector"))
-        sure = [each for each in detected if each.score >= _DETECTED]
-        boxes = crops.distinct(each.box for each in (*own, *sure) if each.box and _is_any_bib(each))
-        parts = [_Part(self._around(box, photo), box) for box in boxes[:_MOST_PARTS]]
+        likely = [each for each in detected if each.score >= _MIN_DETECTOR_SCORE]
+        boxes = crops.distinct(each.box for each in (*own, *likely) if each.box and _is_any_bib(each))
+        parts = [_Part(self._around(box, photo), box) for box in boxes[:_MAX_PARTS]]
         return outcome, parts or [_Part(tile) for tile in self._tiles(photo)]
 
     def _around(self, box: Box, photo: Photo) -> Box:
-        return crops.around(box, photo, crops.OF_A_READER if self.options.draws else crops.OF_A_DETECTOR)
+        return crops.around(box, photo, crops.MODEL_MARGIN if self.options.returns_boxes else crops.DETECTOR_MARGIN)
 
     def _tiles(self, photo: Photo) -> list[Box]:
-        view = self.options.model_options.longest_side or _VIEW
+        view = self.options.model_options.longest_side or _DEFAULT_TILE_SIDE
         return crops.tiles(photo, view) if self.options.crops in {"auto", "tiles"} else []
 
     def _ask_second_model(self, seen: Iterable[Seen]) -> Iterator[Seen]:
-        """Ask the second model about each number that the first was unsure of, and about nothing else."""
-        plans = ((photo, outcome, self._doubts(photo, outcome)) for photo, outcome in seen)
+        """Ask the second model about the numbers the first was uncertain about, and nothing else."""
+        plans = ((photo, outcome, self._uncertain_parts(photo, outcome)) for photo, outcome in seen)
         batch_size = self.substages["second_model"].options.model_options.batch_size
-        for photo, outcome, answers in _together(self._second_read, plans, batch_size):
+        for photo, outcome, answers in _read_in_batches(self._read_with_second_model, plans, batch_size):
             merged = outcome
             for part, answer in answers:
                 merged = _with_look(merged, photo, part, answer, Look.SECOND_MODEL, model=self._model("second_model"))
             yield photo, merged
 
-    def _second_read(self, parts: Iterable[Photo]) -> Iterator[Outcome]:
-        """Have the second model read; where it cannot be asked, what the first saw stands."""
+    def _read_with_second_model(self, parts: Iterable[Photo]) -> Iterator[Outcome]:
+        """Read with the second model; if it fails, the first model's candidates stand."""
         parts = list(parts)
         second = self.substages["second_model"]
         outcomes: list[Outcome] = []
@@ -220,18 +219,18 @@ class BibNumber(Stage[BibNumberOptions]):
             outcomes.extend(second.read(parts))
         except BibwatchError as exc:
             outcomes += [Outcome(error=ModelError(str(exc)))] * (len(parts) - len(outcomes))
-        trouble = next((str(outcome.error) for outcome in outcomes if outcome.error), "")
-        if trouble and trouble != self._trouble:  # once, not for hours
-            log.warning("second_model.failed", preset=second.options.model_options.name, error=trouble)
-        self._trouble = trouble
+        error = next((str(outcome.error) for outcome in outcomes if outcome.error), "")
+        if error and error != self._last_error:  # log a persistent error once
+            log.warning("second_model.failed", preset=second.options.model_options.name, error=error)
+        self._last_error = error
         yield from outcomes
 
     def _model(self, substage: str) -> str:
         name: str = self.substages[substage].options.model_options.model
         return name
 
-    def _doubts(self, photo: Photo, outcome: Outcome) -> list[_Part]:
-        """Return the places of numbers that the first model is unsure of, as any race would judge them."""
+    def _uncertain_parts(self, photo: Photo, outcome: Outcome) -> list[_Part]:
+        """Return the parts with numbers the first model is uncertain about, judged without rules of a race."""
         race = Race(forms=(_ANY_BIB,), accept_at=self.options.ask_below)
         return [
             _Part(self._around(reading.box, photo), reading.box, reading.bib)
@@ -247,7 +246,7 @@ def _is_any_bib(candidate: Candidate) -> bool:
 def _with_look(
     outcome: Outcome, photo: Photo, part: _Part | None, answer: Outcome, look: Look, *, model: str | None = None
 ) -> Outcome:
-    """Return an outcome with what one more look at the photo, or a part of it, has seen; `model`: by another model."""
+    """Add the candidates from another look at the photo or a part of it; `model` is set if another model took it."""
     area, box, about = (part.area, part.box, part.about) if part else (None, None, None)
     found = tuple(
         replace(crops.placed(each, photo, part=area, box=box), look=look, model=model, about=about)
@@ -262,26 +261,26 @@ def _with_look(
     )
 
 
-def _together(
+def _read_in_batches(
     read: Callable[[Iterable[Photo]], Iterator[Outcome]],
     plans: Iterable[Plan],
     batch_size: int,
 ) -> Iterator[tuple[Photo, Outcome, list[tuple[_Part, Outcome]]]]:
-    """Read the parts of as many photos together as fill a batch: most photos have but few. Yield them by photo."""
-    for some in _batches(plans, batch_size):
-        cuts = [crops.cut(photo, part.area) for photo, _, parts in some for part in parts]
+    """Read the parts of several photos together to fill batches, as most have few. Yield them by photo."""
+    for batch in _batches(plans, batch_size):
+        cuts = [crops.cut(photo, part.area) for photo, _, parts in batch for part in parts]
         answers = iter(read(cuts) if cuts else ())
-        for photo, outcome, parts in some:
+        for photo, outcome, parts in batch:
             yield photo, outcome, [(part, next(answers)) for part in parts]
 
 
 def _batches(plans: Iterable[Plan], batch_size: int) -> Iterator[list[Plan]]:
-    some: list[Plan] = []
+    batch: list[Plan] = []
     since = time.monotonic()
     for plan in plans:
-        some.append(plan)
-        parts = sum(len(parts) for _, _, parts in some)
-        if parts == 0 or parts >= batch_size or time.monotonic() - since > _PATIENCE:
-            yield some
-            some, since = [], time.monotonic()
-    yield some
+        batch.append(plan)
+        parts = sum(len(parts) for _, _, parts in batch)
+        if parts == 0 or parts >= batch_size or time.monotonic() - since > _MAX_BATCH_WAIT:
+            yield batch
+            batch, since = [], time.monotonic()
+    yield batch

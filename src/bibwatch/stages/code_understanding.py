@@ -1,4 +1,4 @@
-"""`code_understanding`: the program text that is to be seen in a picture, and its language."""
+"""`code_understanding`: extracts source code and its language from a photo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bibwatch.stages.regions import RegionStage, RegionStageOptions
 
 
 class CodeUnderstandingOptions(RegionStageOptions):
-    """Copies program text out of pictures."""
+    """Extracts source code from photos."""
 
     interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: CodeBlockOptions()}
     questions: ClassVar[Mapping[Markup, str]] = {
@@ -25,7 +25,7 @@ class CodeUnderstandingOptions(RegionStageOptions):
 
 
 class CodeUnderstanding(RegionStage[CodeUnderstandingOptions]):
-    """One piece of code for each region."""
+    """Extracts the code in each region."""
 
     options_type: ClassVar[type[StageOptions]] = CodeUnderstandingOptions
 

@@ -1,6 +1,6 @@
-"""Which parts of a photo a model looks at again, and where what it sees there is in the photo.
+"""Selects and crops the parts of a photo to re-read, and maps the candidates back to the photo.
 
-Knows boxes and candidates. Does not know any model, or why one was unsure.
+Knows boxes and candidates. Does not know models, or why one was uncertain.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate
 from bibwatch.images import Photo
 
-# How much around a box is looked at, on each side, as a share of its height: a detector's box is wide by itself, and
-# pixels are few; what a model that reads draws may well cut a digit off.
-OF_A_DETECTOR, OF_A_READER = 0.25, 0.6
-_OVERLAP = 0.25  # of a tile; a bib is seldom wider
-_MOST_TILES = 16
+# Margins on each side of a box, as fractions of its height: a detector's boxes are already wide, and pixels are scarce;
+# the box a model draws may cut off a digit.
+DETECTOR_MARGIN, MODEL_MARGIN = 0.25, 0.6
+_OVERLAP = 0.25  # fraction of a tile; bibs are rarely wider
+_MAX_TILES = 16
 
 
-def around(box: Box, photo: Photo, share: float) -> Box:
-    """Return a box with a margin of a share of its height, within the photo; pixels of the photo at full size."""
-    margin = share * (box.y2 - box.y1)
+def around(box: Box, photo: Photo, fraction: float) -> Box:
+    """Add a margin, as a fraction of its height, to a box in pixels of the full-size photo."""
+    margin = fraction * (box.y2 - box.y1)
     return Box(
         max(0.0, box.x1 - margin),
         max(0.0, box.y1 - margin),
@@ -31,18 +31,18 @@ def around(box: Box, photo: Photo, share: float) -> Box:
 
 
 def tiles(photo: Photo, side: int) -> list[Box]:
-    """Return overlapping tiles of at most `side` pixels that cover the photo; none if it is not much larger."""
+    """Return overlapping tiles of `side` pixels, or more if they are too many; none if the photo is not much larger."""
     if max(photo.width, photo.height) <= 2 * side:
         return []
     across, down = _steps(photo.width, side), _steps(photo.height, side)
-    while len(across) * len(down) > _MOST_TILES:
+    while len(across) * len(down) > _MAX_TILES:
         side = side * 5 // 4
         across, down = _steps(photo.width, side), _steps(photo.height, side)
     return [Box(x, y, min(x + side, photo.width), min(y + side, photo.height)) for y in down for x in across]
 
 
 def cut(photo: Photo, box: Box) -> Photo:
-    """Return a part of a photo as a photo of its own; the box is in pixels of the photo at full size."""
+    """Crop a part of a photo as a photo of its own; the box is in pixels of the full-size photo."""
     inner = box.scaled(1 / photo.scale)
     left, top = int(inner.x1), int(inner.y1)
     right, bottom = max(left + 1, round(inner.x2)), max(top + 1, round(inner.y2))
@@ -52,7 +52,7 @@ def cut(photo: Photo, box: Box) -> Photo:
 
 
 def placed(candidate: Candidate, photo: Photo, *, part: Box | None = None, box: Box | None = None) -> Candidate:
-    """Return a candidate seen in a `part` of a photo as one of the photo; one without a box of its own gets `box`."""
+    """Map a candidate from a `part` to the whole photo; one without a box gets `box`."""
     own = candidate.box.moved(part.x1, part.y1) if candidate.box and part else candidate.box
     place = own or box
     distance = place.distance_to_edge(photo.width, photo.height) if place else None
@@ -60,7 +60,7 @@ def placed(candidate: Candidate, photo: Photo, *, part: Box | None = None, box: 
 
 
 def distinct(boxes: Iterable[Box]) -> list[Box]:
-    """Return the boxes without those in the same place as one before them."""
+    """Return the boxes, except those in the same place as an earlier one."""
     found: list[Box] = []
     for box in boxes:
         if not any(box.is_same_place(other) for other in found):
@@ -69,7 +69,7 @@ def distinct(boxes: Iterable[Box]) -> list[Box]:
 
 
 def _steps(length: int, side: int) -> list[int]:
-    """Return where tiles begin along a side."""
+    """Return the offsets of the tiles along a side."""
     if length <= side:
         return [0]
     number = -(-(length - side) // round(side * (1 - _OVERLAP))) + 1

@@ -1,4 +1,4 @@
-"""`picture_description`: what is to be seen in a photo, in a few sentences."""
+"""`picture_description`: describes a photo in a few sentences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PictureDescriptionOptions(RegionStageOptions):
 
 
 class PictureDescription(RegionStage[PictureDescriptionOptions]):
-    """One description for each region."""
+    """Describes each region."""
 
     options_type: ClassVar[type[StageOptions]] = PictureDescriptionOptions
 

@@ -1,6 +1,6 @@
-"""What the stages have in common that look at parts of a picture: which parts, cut how, answered one by one.
+"""Shared by stages that process regions of a photo: selects and crops regions, with one prediction for each.
 
-Knows regions and how they are cut out. Does not know what a stage wants of them.
+Does not know what a stage does with a region.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from bibwatch.runtimes.base import Prediction
 from bibwatch.stages.base import Outcome, Stage, StageOptions
 
 WHOLE = "photo"  # label of the region that is the whole photo
-_MOST_PIXELS = 50_000_000  # a region is enlarged no further
+_MAX_PIXELS = 50_000_000  # limit for enlarging a region
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RegionOptions(BaseModel):
-    """A part of every photo of a camera that does not move: the race clock, the finish arch."""
+    """A part of every photo from a fixed camera: the race clock, the finish arch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    label: str = Field(min_length=1, description="What is seen there.")
-    box: tuple[Share, Share, Share, Share] = Field(description="Left, top, right, bottom, as shares of the photo.")
+    label: str = Field(min_length=1, description="Name of the region.")
+    box: tuple[Share, Share, Share, Share] = Field(description="Left, top, right, bottom, as fractions of the photo.")
 
     @model_validator(mode="after")
     def _has_area(self) -> Self:
         x1, y1, x2, y2 = self.box
         if x1 >= x2 or y1 >= y2:
-            raise ValueError(f"box {list(self.box)} is empty; write left, top, right, bottom")
+            raise ValueError(f"box {list(self.box)} is empty; expected left, top, right, bottom")
         return self
 
 
 class RegionStageOptions(StageOptions):
-    """Which parts of a photo are looked at; without `regions` the whole photo is."""
+    """Which regions of a photo to process; without `regions`, the whole photo."""
 
     regions: tuple[RegionOptions, ...] = Field(
-        default=(), description="Parts of the photo to look at: `label` and `box` (left, top, right, bottom, 0 to 1)."
+        default=(), description="Regions of the photo to process: `label` and `box` (left, top, right, bottom, 0 to 1)."
     )
-    labels: tuple[str, ...] = Field(default=(), description="Only the regions with these labels; empty: all.")
+    labels: tuple[str, ...] = Field(default=(), description="Process only regions with these labels; empty: all.")
     image_scale: float = Field(
         default=1.0, gt=0, le=8, description="Scale factor for regions before they are sent to the model."
     )
     expansion_factor: float = Field(
-        default=0.0, ge=0, le=2, description="Regions are widened on each side by this share of their size."
+        default=0.0, ge=0, le=2, description="Expand regions on each side by this fraction of their size."
     )
 
-    # Whether the stage finds regions itself, with labels that are not known beforehand.
+    # Whether the stage detects regions itself, with labels not known in advance.
     finds_regions: ClassVar[bool] = False
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class RegionStageOptions(StageOptions):
         known = {region.label for region in self.regions} or {WHOLE}
         for label in self.labels:
             if label not in known:
-                raise ValueError(f"labels: no region is called {label!r}; there are: {', '.join(sorted(known))}")
+                raise ValueError(f"labels: no region named {label!r}; available: {', '.join(sorted(known))}")
         return self
 
 
@@ -80,15 +80,15 @@ OptionsT = TypeVar("OptionsT", bound=RegionStageOptions)
 
 
 class RegionStage(Stage[OptionsT]):
-    """Asks the model about each region of a photo; what it says becomes one entry of `regions` in the output."""
+    """Runs the model on each region of a photo; each result is an entry of `regions` in the output."""
 
     @property
     def longest_side(self) -> int | None:
-        # A small region of a photo that was made small first would have no detail left.
+        # Regions of a downscaled photo would lack detail.
         return None if self.options.regions else super().longest_side
 
     def regions(self, photo: Photo) -> Sequence[Region]:
-        """Return the regions of a photo; a stage that finds them itself overrides this."""
+        """Return the regions of a photo; override in a stage that detects them."""
         width, height = photo.image.size
         return [
             Region(region.label, Box(x1 * width, y1 * height, x2 * width, y2 * height))
@@ -96,29 +96,31 @@ class RegionStage(Stage[OptionsT]):
             for x1, y1, x2, y2 in [region.box]
         ] or [Region(WHOLE, Box(0, 0, width, height))]
 
-    def wants(self, region: Region) -> bool:
-        """Return whether a region is looked at; a stage may filter by more than the label."""
+    def is_selected(self, region: Region) -> bool:
+        """Return whether to process a region; a stage may filter by more than the label."""
         return not self.options.labels or region.label in self.options.labels
 
     def read(self, photos: Iterable[Photo]) -> Iterator[Outcome]:
         photos = list(photos)
-        wanted = [[region for region in self.regions(photo) if self.wants(region)] for photo in photos]
-        crops = (self._crop(photo, region) for photo, its in zip(photos, wanted, strict=True) for region in its)
-        predictions = self.predict(crops, sum(map(len, wanted)))
-        for photo, its in zip(photos, wanted, strict=True):
-            yield self._together(photo, its, [next(predictions) for _ in its])
+        selected = [[region for region in self.regions(photo) if self.is_selected(region)] for photo in photos]
+        crops = (
+            self._crop(photo, region) for photo, regions in zip(photos, selected, strict=True) for region in regions
+        )
+        predictions = self.predict(crops, sum(map(len, selected)))
+        for photo, regions in zip(photos, selected, strict=True):
+            yield self._combine(photo, regions, [next(predictions) for _ in regions])
 
     def interpret(self, photo: Photo, prediction: Prediction) -> Outcome:
-        """Return what a prediction says of its region alone; `read` puts the regions of a photo together."""
+        """Return the outcome of a single region; `read` combines the regions of a photo."""
         return Outcome(output=self.value(prediction), device=prediction.device, seconds=prediction.seconds)
 
     @abstractmethod
     def value(self, prediction: Prediction) -> dict[str, Any]:
-        """Return what a prediction says of its region, as JSON. Raises ModelReplyError."""
+        """Interpret the prediction for a region as JSON data. Raise ModelReplyError."""
 
     @abstractmethod
     def show(self, value: dict[str, Any]) -> str:
-        """Write what `value` returned for a person to read."""
+        """Format what `value` returned for display."""
 
     def text(self, outcome: Outcome) -> str:
         found = (outcome.output or {}).get("regions", [])
@@ -127,7 +129,7 @@ class RegionStage(Stage[OptionsT]):
             "nothing found"
         )
 
-    def _together(self, photo: Photo, regions: Sequence[Region], predictions: Sequence[Prediction]) -> Outcome:
+    def _combine(self, photo: Photo, regions: Sequence[Region], predictions: Sequence[Prediction]) -> Outcome:
         device = predictions[0].device if predictions else ""
         seconds = sum(prediction.seconds for prediction in predictions)
         found = []
@@ -146,6 +148,6 @@ class RegionStage(Stage[OptionsT]):
         left, top = max(0, int(region.box.x1 - across)), max(0, int(region.box.y1 - down))
         right = max(left + 1, min(width, round(region.box.x2 + across)))
         bottom = max(top + 1, min(height, round(region.box.y2 + down)))
-        picture = photo.image.crop((left, top, right, bottom))
-        factor = min(self.options.image_scale, (_MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
-        return resize(picture, scaled_size(picture.size, factor))
+        image = photo.image.crop((left, top, right, bottom))
+        factor = min(self.options.image_scale, (_MAX_PIXELS / (image.width * image.height)) ** 0.5)
+        return resize(image, scaled_size(image.size, factor))

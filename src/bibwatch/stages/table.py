@@ -1,4 +1,4 @@
-"""`table`: the rows and columns of a table in a photo, such as a results sheet or a start list."""
+"""`table`: extracts a table from a photo, such as a results sheet or a start list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bibwatch.stages.regions import RegionStage, RegionStageOptions
 
 
 class TableOptions(RegionStageOptions):
-    """Copies tables out of photos: results sheets, start lists."""
+    """Extracts tables from photos: results sheets, start lists."""
 
     interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {
         OutputKind.LINES: TableLinesOptions(),
@@ -32,7 +32,7 @@ class TableOptions(RegionStageOptions):
 
 
 class Table(RegionStage[TableOptions]):
-    """One table for each region."""
+    """Extracts a table from each region."""
 
     options_type: ClassVar[type[StageOptions]] = TableOptions
 

@@ -1,4 +1,4 @@
-"""`vision_convert`: a photo of a page becomes a document, as Markdown or as DocTags."""
+"""`vision_convert`: converts a photo of a page to Markdown or DocTags."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bibwatch.stages.base import Outcome, Stage, StageOptions
 
 
 class VisionConvertOptions(StageOptions):
-    """Turns photos of pages into documents.
+    """Converts photos of pages to documents.
 
-    The interpreter says what is made of the answer: `plain_text` takes Markdown as it is, `doctags` reads DocTags.
+    The interpreter determines the format: `plain_text` keeps Markdown as is, `doctags` parses DocTags.
     """
 
     interpreters: ClassVar[Mapping[OutputKind, InterpreterOptions]] = {OutputKind.TEXT: PlainTextOptions()}
@@ -37,7 +37,7 @@ class VisionConvertOptions(StageOptions):
 
 
 class VisionConvert(Stage[VisionConvertOptions]):
-    """One document for each photo."""
+    """Converts each photo to a document."""
 
     options_type: ClassVar[type[StageOptions]] = VisionConvertOptions
 

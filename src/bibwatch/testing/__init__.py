@@ -1,8 +1,8 @@
-"""What a plugin author's tests need: the contracts of bibwatch as test classes, and a model made in seconds."""
+"""Test support for plugin authors: bibwatch's contracts as test classes, and a tiny model."""
 
 import pytest
 
-# A failing assert shows its values only in modules that are rewritten before they are imported.
+# pytest shows the values of a failing assert only in modules registered before they are imported.
 for _name in ("interpreters", "runtimes", "stages"):
     pytest.register_assert_rewrite(f"bibwatch.testing.{_name}")
 

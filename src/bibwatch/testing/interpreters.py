@@ -1,4 +1,4 @@
-"""The interpreter contract as tests: subclass `InterpreterConformance` in your own tests and say how yours is made."""
+"""The interpreter contract as tests: subclass `InterpreterConformance` in your tests and define `make`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bibwatch.errors import ModelReplyError, ModelTruncatedError
 from bibwatch.interpreters.base import Interpreter
 from bibwatch.runtimes.base import BoxConvention, CoordinateSpace, FinishReason, OutputKind, Prediction, TextLine, Token
 
-_FRAME = CoordinateSpace(BoxConvention.REL1000, 640, 480, sent=(640, 480))
+_COORDINATES = CoordinateSpace(BoxConvention.REL1000, 640, 480, sent=(640, 480))
 
-# What replies are made of, and what has broken readers of them.
-_PIECES = (
+# Fragments of replies, including those that break parsers.
+_FRAGMENTS = (
     *(
         "```",
         "```json\n",
@@ -93,13 +93,15 @@ _PIECES = (
     ),
     *("<think>", "</think>", "There is no table, sorry.\n", '"error": "too dark"'),
 )
-_ANY_SIGN = st.characters(exclude_categories=())  # surrogates too: engines that decode token by token give them
-_ANY_TEXT = st.text(_ANY_SIGN, max_size=60)
-_REPLIES = _ANY_TEXT | st.lists(st.sampled_from(_PIECES) | _ANY_TEXT, max_size=12).map("".join)
+_ANY_CHARACTER = st.characters(
+    exclude_categories=()
+)  # including surrogates, which engines that decode token by token may emit
+_ANY_TEXT = st.text(_ANY_CHARACTER, max_size=60)
+_REPLIES = _ANY_TEXT | st.lists(st.sampled_from(_FRAGMENTS) | _ANY_TEXT, max_size=12).map("".join)
 _SIDES = st.floats(-1e6, 1e6)
 _BOXES = st.builds(Box, _SIDES, _SIDES, _SIDES, _SIDES)
 
-# How many examples there are is for the profile of whoever runs the tests.
+# The number of examples is left to the Hypothesis profile.
 _settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
@@ -107,7 +109,7 @@ _settings = settings(
 
 
 class InterpreterConformance:
-    """What every interpreter does, whatever the prediction.
+    """What every interpreter must do, for any prediction.
 
     class TestMine(InterpreterConformance):
         good = ((Prediction(text="42"), 42),)
@@ -117,37 +119,37 @@ class InterpreterConformance:
     """
 
     good: Sequence[tuple[Prediction, Any]] = ()
-    bad: Sequence[str] = ("I am sorry, but I cannot see this image.",)  # replies that are no answer
+    bad: Sequence[str] = ("I am sorry, but I cannot see this image.",)  # replies without an answer
     prompt = "What is in this picture?"
 
     def make(self) -> Interpreter[Any, Any]:
         """Return the interpreter under test."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how the interpreter is made")
+        raise NotImplementedError(f"{type(self).__name__} does not define `make`")
 
     def is_empty(self, value: Any, prediction: Prediction) -> bool:
-        """Return whether a value says nothing although the prediction did not say so itself."""
+        """Return whether a value is empty although the prediction did not report an empty result."""
         del prediction
         return not value
 
-    def test_good_predictions_have_their_values(self) -> None:
-        assert self.good, f"{type(self).__name__} names no good prediction"
+    def test_good_predictions_have_the_expected_values(self) -> None:
+        assert self.good, f"{type(self).__name__} defines no good prediction"
         for prediction, value in self.good:
             assert self.make().interpret(prediction, self.prompt) == value
 
-    def test_the_same_prediction_has_the_same_value_again(self) -> None:
+    def test_the_same_prediction_always_has_the_same_value(self) -> None:
         interpreter = self.make()
         for prediction, value in (*self.good, *self.good):
             assert interpreter.interpret(prediction, self.prompt) == value
 
     @_settings
     @given(data=st.data())
-    def test_any_prediction_has_a_value_or_is_a_reply_error(self, data: st.DataObject) -> None:
-        """And no other exception; and no value without anything in it."""
+    def test_any_prediction_has_a_value_or_raises_a_reply_error(self, data: st.DataObject) -> None:
+        """No other exception is raised, and no value is empty."""
         prediction = data.draw(self._predictions())
         try:
             value = self.make().interpret(prediction, self.prompt)
         except ModelReplyError as exc:
-            value = str(exc)  # is stored too
+            value = str(exc)  # stored as well
         else:
             assert not self.is_empty(value, prediction)
         for text in strings_of(value):
@@ -155,47 +157,47 @@ class InterpreterConformance:
             text.encode()
         assert not any(map(math.isnan, numbers_of(value)))
 
-    def test_a_reply_that_was_cut_off_is_an_error_that_says_so(self) -> None:
-        if self._needs is not OutputKind.TEXT:
+    def test_a_truncated_reply_raises_a_truncation_error(self) -> None:
+        if self._accepts is not OutputKind.TEXT:
             pytest.skip("lines of text are never cut off")
         for prediction, _ in self.good:
             with pytest.raises(ModelTruncatedError):
                 self.make().interpret(replace(prediction, finish_reason=FinishReason.LENGTH), self.prompt)
 
-    def test_a_reply_that_is_no_answer_is_an_error(self) -> None:
-        if self._needs is not OutputKind.TEXT:
-            pytest.skip("an OCR does not reply")
+    def test_a_reply_without_an_answer_is_an_error(self) -> None:
+        if self._accepts is not OutputKind.TEXT:
+            pytest.skip("OCR returns no replies")
         for text in self.bad:
             with pytest.raises(ModelReplyError):
                 self.make().interpret(Prediction(text=text), self.prompt)
 
     @pytest.mark.parametrize("text", ["", " \n\t", "\x00", "What is in this picture?", " what is in\nthis picture? "])
-    def test_nothing_is_no_reply(self, text: str) -> None:
-        if self._needs is not OutputKind.TEXT:
-            pytest.skip("an OCR that sees no text may say so")
+    def test_a_blank_or_echoed_reply_is_an_error(self, text: str) -> None:
+        if self._accepts is not OutputKind.TEXT:
+            pytest.skip("OCR may find no text")
         with pytest.raises(ModelReplyError):
             self.make().interpret(Prediction(text=text), self.prompt)
 
-    def test_options_go_through_json(self) -> None:
+    def test_options_survive_json(self) -> None:
         options = self.make().options
         assert type(options).model_validate_json(options.model_dump_json()) == options
         assert type(options).model_validate(json.loads(options.model_dump_json())) == options
         assert isinstance(options, self.make().options_type)
 
     @property
-    def _needs(self) -> OutputKind:
+    def _accepts(self) -> OutputKind:
         return self.make().options_type.accepts
 
     def _predictions(self) -> st.SearchStrategy[Prediction]:
-        if self._needs is OutputKind.LINES:
+        if self._accepts is OutputKind.LINES:
             line = st.builds(TextLine, _REPLIES, st.floats(0, 1) | st.just(math.nan), _BOXES)
             return st.builds(Prediction, lines=st.lists(line, max_size=12).map(tuple))
-        spoilt = st.one_of([_spoilt(prediction.text) for prediction, _ in self.good])
-        return (_REPLIES | spoilt).flatmap(_predictions_of)
+        corrupted = st.one_of([_corrupted(prediction.text) for prediction, _ in self.good])
+        return (_REPLIES | corrupted).flatmap(_predictions_of)
 
 
-def _spoilt(text: str) -> st.SearchStrategy[str]:
-    """Replace some of a good reply by something else."""
+def _corrupted(text: str) -> st.SearchStrategy[str]:
+    """Replace part of a good reply with something else."""
     place = st.integers(0, len(text))
     return st.builds(
         lambda one, other, new: text[: min(one, other)] + new + text[max(one, other) :], place, place, _REPLIES
@@ -212,18 +214,18 @@ def _predictions_of(text: str) -> st.SearchStrategy[Prediction]:
         Prediction,
         text=st.just(text),
         tokens=st.just(()) | tokens,
-        coordinates=st.none() | st.just(_FRAME),
+        coordinates=st.none() | st.just(_COORDINATES),
         finish_reason=st.sampled_from([FinishReason.STOP, FinishReason.UNKNOWN]),
     )
 
 
 def strings_of(value: Any) -> Iterator[str]:
-    """Yield every string in a value, however deep."""
+    """Yield every string in a nested value."""
     return (part for part in _parts(value) if isinstance(part, str))
 
 
 def numbers_of(value: Any) -> Iterator[float]:
-    """Yield every number in a value, however deep."""
+    """Yield every number in a nested value."""
     return (part for part in _parts(value) if isinstance(part, int | float))
 
 

@@ -1,4 +1,4 @@
-"""The runtime contract as tests: subclass `RuntimeConformance` in your own tests and say how your runtime is made."""
+"""The runtime contract as tests: subclass `RuntimeConformance` in your tests and define the fixture `unloaded`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bibwatch.errors import ModelError
 from bibwatch.runtimes.base import Constraint, FinishReason, ModelOptions, OutputKind, Prediction, Runtime
 
 _BIBS = ("1024", "0042", "777")
-_ROUNDING = 1e-4  # a logarithm of a probability may be this much over 0
+_ROUNDING = 1e-4  # a log probability may exceed 0 by this much
 _YES_OR_NO = {
     "type": "object",
     "properties": {"legible": {"type": "string", "enum": ["yes", "no"]}},
@@ -30,10 +30,10 @@ _YES_OR_NO = {
 
 
 class RuntimeConformance:
-    """What every runtime does, whatever its engine. Give the fixture `unloaded`; the model is loaded twice in all.
+    """What every runtime must do, with any engine. Define the fixture `unloaded`; the model is loaded twice in total.
 
-    The options should make answers repeatable (temperature 0) and short, and let a reply be constrained if the
-    runtime can do that at all:
+    The options should make answers repeatable (temperature 0) and short, and enable constraints if the runtime
+    supports them:
 
         class TestMyRuntime(RuntimeConformance):
             @pytest.fixture(scope="class")
@@ -48,12 +48,12 @@ class RuntimeConformance:
     @classmethod
     def unloaded(cls) -> Runtime[Any]:
         """Return the runtime under test, not loaded yet."""
-        raise NotImplementedError(f"{cls.__name__} gives no fixture `unloaded`")
+        raise NotImplementedError(f"{cls.__name__} does not define the fixture `unloaded`")
 
     @pytest.fixture(scope="class")
     @classmethod
     def runtime(cls, unloaded: Runtime[Any]) -> Iterator[Runtime[Any]]:
-        """Load the runtime for the tests of this class, and let it go after them."""
+        """Load the runtime for the tests of this class, and close it afterwards."""
         with unloaded:
             yield unloaded
 
@@ -61,9 +61,9 @@ class RuntimeConformance:
         """Return the predictions for some images."""
         return list(runtime.predict_batch(images, self.prompt))
 
-    # What comes out.
+    # Output.
 
-    def test_an_answer_is_whole(self, runtime: Runtime[Any]) -> None:
+    def test_a_prediction_is_complete(self, runtime: Runtime[Any]) -> None:
         image = photo(("1024",), size=(300, 200))
         (prediction,) = self.predict(runtime, [image])
         assert prediction.error is None
@@ -79,13 +79,13 @@ class RuntimeConformance:
             assert prediction.coordinates is not None
             assert (prediction.coordinates.width, prediction.coordinates.height) == image.size
 
-    def test_the_tokens_of_a_text_join_to_it(self, runtime: Runtime[Any]) -> None:
+    def test_tokens_join_to_the_text(self, runtime: Runtime[Any]) -> None:
         (prediction,) = self.predict(runtime, [photo(("1024",), size=(300, 200))])
         if prediction.tokens:
             assert "".join(token.text for token in prediction.tokens) == prediction.text
         assert all(math.isfinite(token.logprob) and token.logprob <= _ROUNDING for token in prediction.tokens)
 
-    def test_one_answer_for_each_image_in_order(self, runtime: Runtime[Any]) -> None:
+    def test_one_prediction_per_image_in_order(self, runtime: Runtime[Any]) -> None:
         images = [photo((bib,), size=(300, 200)) for bib in _BIBS]
         forward = _answers(self.predict(runtime, images))
         backward = _answers(self.predict(runtime, reversed(images)))
@@ -96,12 +96,12 @@ class RuntimeConformance:
         image = photo(("1024",), size=(300, 200))
         assert len(set(_answers(self.predict(runtime, [image, image]) + self.predict(runtime, [image])))) == 1
 
-    # What goes in.
+    # Input.
 
-    def test_no_images_no_answers(self, runtime: Runtime[Any]) -> None:
+    def test_no_images_no_predictions(self, runtime: Runtime[Any]) -> None:
         assert self.predict(runtime, []) == []
 
-    def test_images_are_asked_for_as_they_are_needed(self, runtime: Runtime[Any]) -> None:
+    def test_images_are_consumed_as_needed(self, runtime: Runtime[Any]) -> None:
         ahead = runtime.options.batch_size
         given = 0
 
@@ -117,7 +117,7 @@ class RuntimeConformance:
             answered += 1
         assert answered == 2 * ahead + 1
 
-    def test_a_caller_may_stop_between_two_answers(self, runtime: Runtime[Any]) -> None:
+    def test_a_caller_may_stop_between_predictions(self, runtime: Runtime[Any]) -> None:
         images = [photo((bib,), size=(300, 200)) for bib in _BIBS]
         for prediction in runtime.predict_batch(iter(images), self.prompt):
             assert prediction.error is None
@@ -129,12 +129,12 @@ class RuntimeConformance:
         (prediction,) = self.predict(runtime, [_in_mode(photo(("1024",), size=(300, 200)), mode)])
         assert prediction.error is None
 
-    def test_a_picture_means_the_same_with_an_opaque_alpha_channel(self, runtime: Runtime[Any]) -> None:
+    def test_an_opaque_alpha_channel_changes_nothing(self, runtime: Runtime[Any]) -> None:
         image = photo(("1024",), size=(300, 200))
         plain, with_alpha = _answers(self.predict(runtime, [image, image.convert("RGBA")]))
         assert plain == with_alpha
 
-    def test_a_picture_is_upright_whatever_it_says_of_itself(self, runtime: Runtime[Any]) -> None:
+    def test_the_orientation_tag_is_ignored(self, runtime: Runtime[Any]) -> None:
         image = photo(("1024",), size=(300, 200))
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
@@ -148,7 +148,7 @@ class RuntimeConformance:
         (prediction,) = self.predict(runtime, [Image.new("RGB", size, "white")])
         assert prediction.error is None
 
-    def test_a_broken_image_costs_its_neighbours_nothing(self, runtime: Runtime[Any]) -> None:
+    def test_a_broken_image_does_not_affect_its_neighbours(self, runtime: Runtime[Any]) -> None:
         image = photo(("1024",), size=(300, 200))
         before, broken, after = self.predict(runtime, [image, _truncated(image), image])
         assert isinstance(broken.error, ModelError)
@@ -158,7 +158,7 @@ class RuntimeConformance:
         assert broken.lines == ()
         assert _answers([before, after]) == _answers(self.predict(runtime, [image, image]))
 
-    # Constraints: obeyed, or refused; never overlooked.
+    # Constraints: obeyed or refused, never ignored.
 
     def test_a_pattern_is_obeyed_or_refused(self, runtime: Runtime[Any]) -> None:
         for prediction in self._constrained(runtime, Constraint(regex="[0-9]{1,4}")):
@@ -174,9 +174,9 @@ class RuntimeConformance:
                 assert json.loads(prediction.text)["legible"] in {"yes", "no"}
 
     def _constrained(self, runtime: Runtime[Any], constraint: Constraint) -> list[Prediction]:
-        """Return the predictions that are answers; the others must be typed errors."""
+        """Return the successful predictions; the others must be model errors."""
         if runtime.options.output_kind is OutputKind.LINES:
-            pytest.skip("an OCR is not asked, so it cannot be told how to answer")
+            pytest.skip("OCR takes no prompt, so its output cannot be constrained")
         images = [photo((bib,), size=(300, 200)) for bib in _BIBS]
         predictions = list(runtime.predict_batch(images, self.prompt, constraint=constraint))
         assert len(predictions) == len(images)
@@ -185,19 +185,19 @@ class RuntimeConformance:
 
     # Loading.
 
-    def test_loading_twice_does_no_harm(self, runtime: Runtime[Any]) -> None:
+    def test_loading_twice_is_harmless(self, runtime: Runtime[Any]) -> None:
         runtime.load()
         runtime.load()
         assert self.predict(runtime, [photo(("1024",), size=(300, 200))])[0].error is None
 
-    def test_closing_twice_does_no_harm_and_use_brings_it_back(self, runtime: Runtime[Any]) -> None:
+    def test_closing_twice_is_harmless_and_use_reloads_the_model(self, runtime: Runtime[Any]) -> None:
         image = photo(("1024",), size=(300, 200))
         before = _answers(self.predict(runtime, [image]))
         runtime.close()
         runtime.close()
         assert _answers(self.predict(runtime, [image])) == before
 
-    def test_a_model_loaded_in_one_thread_answers_in_another(self, runtime: Runtime[Any]) -> None:
+    def test_a_model_loaded_in_one_thread_works_in_another(self, runtime: Runtime[Any]) -> None:
         images = [photo(("1024",), size=(300, 200))]
         with ThreadPoolExecutor(1) as other:
             elsewhere = other.submit(self.predict, runtime, images).result()
@@ -205,7 +205,7 @@ class RuntimeConformance:
 
     # Options.
 
-    def test_the_runtime_names_the_type_of_its_options(self, unloaded: Runtime[Any]) -> None:
+    def test_the_runtime_declares_its_options_type(self, unloaded: Runtime[Any]) -> None:
         assert type(unloaded).get_options_type() is type(unloaded.options)
         assert isinstance(unloaded.options, ModelOptions)
 
@@ -220,25 +220,25 @@ class RuntimeConformance:
         )
         assert type(options).model_validate(tomllib.loads(written)) == options
 
-    def test_an_option_that_is_not_there_is_refused(self, unloaded: Runtime[Any]) -> None:
+    def test_an_unknown_option_is_refused(self, unloaded: Runtime[Any]) -> None:
         with pytest.raises(ValidationError, match="no_such_option"):
             type(unloaded.options).model_validate({**unloaded.options.model_dump(), "no_such_option": 1})
 
-    def test_identity_is_what_can_change_an_answer(self, unloaded: Runtime[Any]) -> None:
+    def test_identity_holds_what_can_change_an_answer(self, unloaded: Runtime[Any]) -> None:
         options = unloaded.options
         assert options.identity()["kind"] == options.kind
         assert not (options.hardware_fields | options.about_fields) & options.identity().keys()
         elsewhere = options.model_copy(update={"batch_size": options.batch_size + 1, "note": "on another machine"})
         assert elsewhere.identity() == options.identity()
-        json.dumps(options.identity())  # it is hashed as JSON
+        json.dumps(options.identity())  # hashed as JSON
 
-    def test_an_obstacle_is_one_line(self, unloaded: Runtime[Any]) -> None:
-        obstacle = unloaded.options.obstacle()
-        assert obstacle is None or (obstacle.strip() and "\n" not in obstacle)
+    def test_the_reason_it_cannot_run_is_one_line(self, unloaded: Runtime[Any]) -> None:
+        reason = unloaded.options.obstacle()
+        assert reason is None or (reason.strip() and "\n" not in reason)
 
 
 def _answers(predictions: Iterable[Prediction]) -> list[tuple[Any, ...]]:
-    """Return what the model said, without device and seconds; a failure is no answer."""
+    """Return the predictions without device and seconds. Fail if there is an error."""
     predictions = list(predictions)
     assert [prediction.error for prediction in predictions] == [None] * len(predictions)
     return [(prediction.text, prediction.lines, prediction.finish_reason) for prediction in predictions]
@@ -253,7 +253,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _truncated(image: Image.Image) -> Image.Image:
-    """Return a picture whose pixels are not all there; that shows when they are asked for."""
+    """Return an image that fails when its pixels are loaded, because the file is truncated."""
     data = jpeg(image)
     return Image.open(io.BytesIO(data[: len(data) // 2]))
 

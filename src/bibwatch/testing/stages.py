@@ -1,4 +1,4 @@
-"""The stage contract, as tests: for bibwatch's own stages and for those of plugins."""
+"""The stage contract as tests, for bibwatch's stages and those of plugins."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ from bibwatch.stages.base import Outcome, Stage
 
 
 class ScriptedOptions(ModelOptions):
-    """Options of a model that answers in text, as a script has it."""
+    """Options of a model that returns scripted text replies."""
 
     kind: str = "scripted"
     name: str = "scripted"
 
 
 class ScriptedLinesOptions(ScriptedOptions):
-    """The same for a model that gives lines of text."""
+    """Options of a model that returns scripted lines of text."""
 
     output_kind: ClassVar[OutputKind] = OutputKind.LINES
 
 
 class ScriptedRuntime(Runtime[ScriptedOptions]):
-    """Give the predictions it was given, in turn, whatever the pictures; keeps the pictures it was asked about."""
+    """Returns scripted predictions in turn, and records the images and prompts."""
 
     options_type: ClassVar[type[ModelOptions]] = ScriptedOptions
 
     def __init__(self, options: ScriptedOptions, predictions: Sequence[Prediction]) -> None:
         super().__init__(options)
         self._predictions = predictions
-        self.pictures: list[Image.Image] = []
+        self.images: list[Image.Image] = []
         self.prompts: list[str] = []
 
     def load(self) -> None:
-        """There is nothing to load."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     def predict_batch(
         self, images: Iterable[Image.Image], prompt: str, *, constraint: Constraint | None = None
     ) -> Iterator[Prediction]:
         del constraint
         for image in images:
-            prediction = self._predictions[len(self.pictures) % len(self._predictions)]
-            self.pictures.append(image)
+            prediction = self._predictions[len(self.images) % len(self._predictions)]
+            self.images.append(image)
             self.prompts.append(prompt)
             yield prediction
 
@@ -75,7 +75,7 @@ def scripted(
     substages: Mapping[str, Stage[Any]] | None = None,
     **options: Any,
 ) -> Stage[Any]:
-    """Return a stage whose model gives these predictions, in turn; `options` are the stage's, `model` the model's."""
+    """Return a stage whose model returns these predictions in turn; `options` are the stage's, `model` the model's."""
     model_type = ScriptedOptions if output_kind is OutputKind.TEXT else ScriptedLinesOptions
     model_options = model_type.model_validate(model or {})
     chosen = stage.options_type.model_validate({"model_options": model_options, **options})
@@ -90,7 +90,7 @@ def photo(width: int = 640, height: int = 480, *, scale: int = 1) -> Photo:
 
 
 class StageConformance:
-    """What every stage has to do. A plugin's test subclasses it:
+    """What every stage must do. Subclass it in a plugin's tests:
 
     class TestExposure(StageConformance):
         stage = Exposure
@@ -100,56 +100,56 @@ class StageConformance:
 
     stage: type[Stage[Any]]
     interpreter: type[Interpreter[Any, Any]]
-    output_kind: OutputKind = OutputKind.TEXT  # what the model answers with
-    model: Mapping[str, Any] = {}  # what else the model is
-    boxes: int = 0  # how many boxes there are in what the stage makes of `good`, at least
-    good: Prediction  # one that the stage can use
-    bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish_reason=FinishReason.LENGTH)  # one that it cannot
+    output_kind: OutputKind = OutputKind.TEXT  # of the model
+    model: Mapping[str, Any] = {}  # other model options
+    boxes: int = 0  # minimum number of boxes in the outcome of `good`
+    good: Prediction  # one the stage can use
+    bad: Prediction = Prediction(text="\ufffd I am sorry, but", finish_reason=FinishReason.LENGTH)  # one it cannot
 
     def make(self, *predictions: Prediction, **options: Any) -> Stage[Any]:
-        """Return the stage with a model that gives these predictions, in turn."""
+        """Return the stage with a model that returns these predictions in turn."""
         model = {**self.model, **options.pop("model", {})}
         return scripted(
             self.stage, self.interpreter, *predictions, output_kind=self.output_kind, model=model, **options
         )
 
     def read(self, stage: Stage[Any], number: int = 1) -> list[Outcome]:
-        """Have so many photos read."""
+        """Read `number` photos."""
         return list(stage.read(photo() for _ in range(number)))
 
-    def test_one_outcome_for_each_photo(self) -> None:
+    def test_one_outcome_per_photo(self) -> None:
         outcomes = self.read(self.make(self.good), 3)
         assert len(outcomes) == 3
         assert all(outcome.error is None for outcome in outcomes), [outcome.error for outcome in outcomes]
 
-    def test_no_photo_no_outcome(self) -> None:
+    def test_no_photos_no_outcomes(self) -> None:
         assert self.read(self.make(self.good), 0) == []
 
-    def test_a_good_answer_is_json_and_readable(self) -> None:
+    def test_a_good_outcome_is_json_and_readable(self) -> None:
         stage = self.make(self.good)
         (outcome,) = self.read(stage)
-        assert outcome.candidates or outcome.output, "an answer that the stage can use says nothing"
+        assert outcome.candidates or outcome.output, "the outcome of a usable prediction is empty"
         if outcome.output is not None:
             assert json.loads(json.dumps(outcome.output, allow_nan=False)) == outcome.output
         assert stage.text(outcome).strip()
 
-    def test_a_failed_prediction_is_the_error_of_its_photo_alone(self) -> None:
+    def test_a_failed_prediction_affects_only_its_photo(self) -> None:
         error = ModelError("the model fell over")
         first, second, third = self.read(self.make(self.good, Prediction(error=error), self.good), 3)
         assert (first.error, second.error, third.error) == (None, error, None)
         assert not second.candidates
         assert second.output is None
 
-    def test_an_answer_that_makes_no_sense_is_an_error_and_no_empty_success(self) -> None:
+    def test_an_unusable_reply_is_an_error_not_an_empty_result(self) -> None:
         if self.output_kind is OutputKind.LINES:
-            pytest.skip("lines of text always make sense; that there are none may be the answer")
+            pytest.skip("lines of text are always valid, even if there are none")
         for text in ("", "   ", "\0"):
             (outcome,) = self.read(self.make(Prediction(text=text, finish_reason=FinishReason.STOP)))
             assert isinstance(outcome.error, ModelReplyError), text
         (outcome,) = self.read(self.make(self.bad))
         assert isinstance(outcome.error, ModelReplyError)
 
-    def test_a_fault_in_the_runtime_or_the_interpreter_is_an_error_of_the_photo(self) -> None:
+    def test_a_faulty_runtime_or_interpreter_is_an_error_of_the_photo(self) -> None:
         class Faulty(self.interpreter):  # type: ignore[name-defined, misc]
             def interpret(self, prediction: Prediction, prompt: str = "") -> Any:
                 raise KeyError(prompt)
@@ -168,7 +168,7 @@ class StageConformance:
         (outcome,) = self.read(self.make(good))
         assert (outcome.device, outcome.seconds) == ("cuda:1", 0.5)
 
-    def test_the_model_is_asked_the_stages_question_or_the_prompt(self) -> None:
+    def test_the_model_gets_the_default_or_the_configured_prompt(self) -> None:
         for options, asked in (({}, None), ({"prompt": "What is this?"}, "What is this?")):
             stage = self.make(self.good, **options)
             self.read(stage)
@@ -176,32 +176,32 @@ class StageConformance:
             assert stage.runtime.prompts == [asked or stage.options.question]
             assert stage.runtime.prompts != [""]
 
-    def test_warm_up_raises_what_is_wrong(self) -> None:
+    def test_warm_up_raises_errors(self) -> None:
         self.make(self.good).warm_up()
         with pytest.raises(ModelError, match="fell over"):
             self.make(Prediction(error=ModelError("the model fell over"))).warm_up()
 
-    def test_the_fingerprint_tells_what_changes_answers(self) -> None:
+    def test_the_fingerprint_covers_what_changes_answers(self) -> None:
         same = {self.make(self.good, model={"batch_size": size}).options.fingerprint() for size in (1, 2)}
         assert len(same) == 1
         assert self.make(self.good, model={"longest_side": 640}).options.fingerprint() not in same
         asked = self.make(self.good, prompt="What is this?").options.fingerprint()
         assert (asked in same) == (self.output_kind is OutputKind.LINES), (
-            "only a model that is asked can answer otherwise"
+            "only a model with a prompt can change its answer"
         )
 
     def test_options_survive_json(self) -> None:
         options = self.make(self.good, prompt="What?").options
-        others = {"model_options", "model_interpreter_options", *options.submodels}  # the registry makes these
+        others = {"model_options", "model_interpreter_options", *options.submodels}  # built by the registry
         own = json.loads(options.model_dump_json(exclude=others))
         again = type(options).model_validate(own | {name: getattr(options, name) for name in others})
         assert again == options
 
-    def test_a_model_that_was_not_made_for_it_is_refused(self) -> None:
+    def test_a_model_made_for_another_stage_is_refused(self) -> None:
         with pytest.raises(ValueError, match="cannot do"):
             self.make(self.good, model={"stages": ["another"]})
 
-    def test_boxes_are_in_pixels_of_the_photo_at_full_size(self) -> None:
+    def test_boxes_are_in_pixels_of_the_full_size_photo(self) -> None:
         coordinates = CoordinateSpace(BoxConvention.REL1000, 320, 240, sent=(320, 240))
         stage = self.make(Prediction(**{**vars(self.good), "coordinates": coordinates}))
         (outcome,) = stage.read([photo(scale=2)])

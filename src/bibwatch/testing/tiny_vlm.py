@@ -1,8 +1,8 @@
-"""Writes a vision-language model with random weights, made in seconds offline, for tests of the runtimes.
+"""Writes a tiny vision-language model with random weights, in seconds and offline, for tests of the runtimes.
 
-It is a whole Idefics3 checkpoint (SmolVLM's class) under a megabyte, with tokenizer, chat template and image
-processor: it loads in transformers, mlx-vlm and vLLM and says nonsense, always the same for the same picture.
-Needs `bibwatch[local]`. Knows nothing of the rest of bibwatch.
+It is a complete Idefics3 checkpoint (SmolVLM's class) of less than a megabyte, with tokenizer, chat template and image
+processor. It loads in transformers, mlx-vlm and vLLM; its replies are nonsense, but always the same for the same image.
+Needs `bibwatch[local]`. Independent of the rest of bibwatch.
 
     python -m bibwatch.testing.tiny_vlm FOLDER
 """
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Idefics3Config, Idefics3Processor
 
-TILE = 64  # pixels of a side; a picture is one tile unless the processor's size is raised
+TILE = 64  # pixels per side; an image is one tile unless the processor's size is raised
 _PATCH = 8
-_MERGE = 2  # patches of a side that become one image token
+_MERGE = 2  # patches per side merged into one image token
 _HEAD = 64  # width of a text attention head; vLLM's CPU attention refuses 16
 _VISION_HEAD = 32
 _ROPE_THETA = 10_000.0
-_TILES = 6  # rows and columns of tiles that have a name in the vocabulary
-# Weights this large make the answer depend on the picture; with the usual 0.02 nearly every picture gets the same.
-_SPREAD = 0.2
+_TILES = 6  # rows and columns of tiles with a name in the vocabulary
+# Large enough to make replies depend on the image; with the usual 0.02, nearly all images get the same reply.
+_INITIALIZER_RANGE = 0.2
 
 _START, _PAD, _END, _UNKNOWN = "<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<|endoftext|>"
 _AROUND_IMAGE, _IMAGE, _GLOBAL = "<fake_token_around_image>", "<image>", "<global-img>"
@@ -34,7 +34,7 @@ _SPECIAL = [
     *(f"<row_{row}_col_{column}>" for row in range(1, _TILES + 1) for column in range(1, _TILES + 1)),
 ]  # fmt: skip
 
-# SmolVLM's own, except that it also takes a message that is a plain string.
+# SmolVLM's template, extended to accept messages that are plain strings.
 _CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'] is string %}{{ ': ' + message['content'] }}{% else %}"
@@ -60,9 +60,9 @@ def make_tiny_vlm(
     vision_width: int = 64,
     vision_layers: int = 2,
 ) -> Path:
-    """Write the checkpoint into `folder`, which is created, and return it. The same seed writes the same weights.
+    """Write the checkpoint into `folder`, created if necessary, and return it. The same seed gives the same weights.
 
-    Text is `text_width` (a multiple of 64), the picture `vision_width` (a multiple of 32) numbers wide.
+    `text_width` must be a multiple of 64, `vision_width` of 32.
     """
     import torch
     from transformers import GenerationConfig, Idefics3ForConditionalGeneration
@@ -133,7 +133,7 @@ def _config(tokenizer: Any, width: int, layers: int, vision_width: int, vision_l
             "head_dim": _HEAD,
             "max_position_embeddings": 8192,
             "rms_norm_eps": 1e-5,
-            "initializer_range": _SPREAD,
+            "initializer_range": _INITIALIZER_RANGE,
             "rope_parameters": {"rope_type": "default", "rope_theta": _ROPE_THETA},
             "bos_token_id": special[_START],
             "eos_token_id": special[_END],
@@ -146,17 +146,17 @@ def _config(tokenizer: Any, width: int, layers: int, vision_width: int, vision_l
             "num_attention_heads": vision_width // _VISION_HEAD,
             "image_size": TILE,
             "patch_size": _PATCH,
-            "initializer_range": _SPREAD,
+            "initializer_range": _INITIALIZER_RANGE,
         },
     )
 
 
 def _name_rope_theta(path: Path) -> None:
-    """Write `rope_theta` where engines older than transformers 5 look for it; without it mlx-vlm takes another."""
+    """Write `rope_theta` where engines from before transformers 5 expect it; without it, mlx-vlm uses another value."""
     config = json.loads(path.read_text())
     config["text_config"]["rope_theta"] = _ROPE_THETA
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    print(make_tiny_vlm(Path(sys.argv[1])))  # noqa: T201  # its one line of output
+    print(make_tiny_vlm(Path(sys.argv[1])))  # noqa: T201  # the only output

@@ -1,1 +1,1 @@
-"""What reads the photos."""
+"""Extractors and image scaling."""

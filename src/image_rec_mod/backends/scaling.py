@@ -1,6 +1,6 @@
-"""Pictures made to fit: in memory, or as a file of their own that is gone once the photo has been read.
+"""Scales images to fit, in memory or as temporary files that are removed once the photo has been read.
 
-Knows pictures and temporary folders. Never writes beside a photo.
+Knows images and temporary folders. Never writes next to a photo.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from PIL import Image
 from bibwatch.errors import ConfigurationError
 from bibwatch.images import ImageLimits, open_photo, shrink
 
-_FOLDER: ContextVar[str | None] = ContextVar("folder of the files that are being read", default=None)
+_FOLDER: ContextVar[str | None] = ContextVar("folder of temporary copies", default=None)
 
 
 class ImageScaler:
-    """Makes pictures fit into a width and a height in pixels; either may be left open."""
+    """Scales images down to a width and a height in pixels; either may be None."""
 
     def __init__(self, scale_width: int | None = None, scale_height: int | None = None) -> None:
         for name, side in (("scale_width", scale_width), ("scale_height", scale_height)):
             if side is not None and not (isinstance(side, Real) and side >= 1):
-                raise ConfigurationError(f"{name} = {side!r} is no number of pixels: give 1 or more, or None")
+                raise ConfigurationError(f"{name} = {side!r} is not a number of pixels: use 1 or more, or None")
         self.scale_width = scale_width
         self.scale_height = scale_height
 
     def scale(self, image: Image.Image) -> Image.Image:
-        """Return the RGB picture, smaller if it does not fit: proportions are kept, nothing is enlarged."""
+        """Return the RGB image, scaled down if it does not fit. Keep proportions; never enlarge."""
         width, height = image.size
         factor = min((self.scale_width or width) / width, (self.scale_height or height) / height)
         return shrink(image, max(1, int(max(image.size) * factor)))
 
     def scale_file(self, image_path: str, limits: ImageLimits | None = None) -> str:
-        """Return the path of a photo that fits: the photo's own, or that of a smaller, upright copy.
+        """Return the path of the photo, or of a smaller, upright copy if it does not fit. Raise PhotoError.
 
-        The copy is removed when `copies_removed` ends; outside of it that is left to the caller. Raises PhotoError.
+        The copy is removed at the end of `copies_removed`; without it, the caller must remove it.
         """
         image = open_photo(image_path, limits=limits).image
         scaled = self.scale(image)
@@ -53,7 +53,7 @@ class ImageScaler:
 
 @contextmanager
 def copies_removed() -> Iterator[None]:
-    """Remove the copies that are made inside of the `with`."""
+    """Remove the copies made inside the `with` block."""
     with tempfile.TemporaryDirectory(prefix="bibwatch-") as folder:
         token = _FOLDER.set(folder)
         try:

@@ -1,7 +1,7 @@
-"""The guide's extractors: one way to ask them all, and the hooks by which they differ.
+"""Extractors: a common interface, and the hooks in which they differ.
 
-Knows how stages and presets are put behind the guide's names. Runs no model itself: stages and their runtimes do,
-or the hooks of a class of your own.
+Knows how to expose stages and presets as extractors. Runs no model itself: stages and their runtimes do, or the hooks
+of a custom class.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ _STAGE = "bib_number"
 
 
 def bib_stage(preset: str, **options: Any) -> Stage[Any]:
-    """Return the configured `bib_number` stage with a preset, or with one made of `options` under that name."""
-    made = {preset: options} if options else {}
-    registry = settings.load(presets=made, stages={_STAGE: {"model_options": preset}}).registry()
-    registry.model_options(preset)  # what is wrong with the preset itself is told in its own name
+    """Return the configured `bib_number` stage with a preset, or with a new preset of that name made from `options`."""
+    presets = {preset: options} if options else {}
+    registry = settings.load(presets=presets, stages={_STAGE: {"model_options": preset}}).registry()
+    registry.model_options(preset)  # reports errors in the preset under its own name
     return registry.stage(_STAGE, preset)
 
 
 class VLMExtractor(ABC):
-    """Reads bib numbers from photo files. What is wrong with a photo is its result, never an exception."""
+    """Reads bib numbers from photo files. A failed photo gets an error result, never an exception."""
 
-    # The scaler has a place of its own: all else, in `__dict__`, is one for an extractor and its scaled ones.
+    # The scaler has its own slot: everything else, in `__dict__`, is shared with the scaled copies.
     __slots__ = ("__dict__", "__weakref__", "scaler")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "scaler" in vars(cls):  # it would hide that place, and one scale would be everybody's
-            raise TypeError(f"{cls.__name__}.scaler: give a scaler to the extractor, or `get_extractor` a scale")
+        if "scaler" in vars(cls):  # it would hide the slot, and all copies would share one scale
+            raise TypeError(f"{cls.__name__}.scaler: pass a scaler to the extractor, or a scale to `get_extractor`")
 
     def __init__(self, scaler: ImageScaler | None = None) -> None:
         self.scaler = scaler
@@ -63,21 +63,21 @@ class VLMExtractor(ABC):
         self.limits = configured.images
         self.judge = configured.judge()
         self._loaded = False
-        self._loading = threading.Lock()
+        self._load_lock = threading.Lock()
 
     def extract(self, image_path: str) -> Result:
-        """Return `{"bib": 256, "bibs": [...]}` or `{"error": "..."}`. Raises ConfigurationError as `load` does."""
+        """Return `{"bib": 256, "bibs": [...]}` or `{"error": "..."}`. Raise ConfigurationError as `load` does."""
         (result,) = self._results([image_path])
         return result
 
     def extract_multiple_bib_numbers(
         self, image_paths: Iterable[str], scale_width: int | None = None, scale_height: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return `{"image": path, "result": {...}}` for each photo, in order; a scale given here holds for this call.
+        """Return `{"image": path, "result": {...}}` for each photo, in order; a scale applies to this call only.
 
-        Raises ConfigurationError as `load` does, and TypeError for a path that is in no list.
+        Raise ConfigurationError as `load` does, and TypeError for a single path.
         """
-        if isinstance(image_paths, str | bytes | os.PathLike):  # a text's letters would be read as paths
+        if isinstance(image_paths, str | bytes | os.PathLike):  # its characters would be taken for paths
             raise TypeError(f"image_paths = {image_paths!r} is one path: pass a list of paths, or call `extract`")
         if scale_width is not None or scale_height is not None:
             scaled = self.with_scaler(ImageScaler(scale_width, scale_height))
@@ -86,8 +86,8 @@ class VLMExtractor(ABC):
         return [{"image": path, "result": result} for path, result in zip(paths, self._results(paths), strict=True)]
 
     def load(self) -> None:
-        """Load the model, once however often it is called. Raises ConfigurationError if it cannot be."""
-        with self._loading:
+        """Load the model unless it is loaded. Raise ConfigurationError if that fails."""
+        with self._load_lock:
             if self._loaded:
                 return
             start = time.perf_counter()
@@ -101,12 +101,12 @@ class VLMExtractor(ABC):
             log.info("%s: loaded in %.1f s", self._name, time.perf_counter() - start)
 
     def close(self) -> None:
-        """Let the model go, and its memory; the next photo brings it back."""
-        with self._loading:
+        """Unload the model and free its memory; the next photo reloads it."""
+        with self._load_lock:
             self._loaded = False
 
     def with_scaler(self, scaler: ImageScaler | None) -> Self:
-        """Return the same extractor with another scaler: the one loads, closes and changes what the other has."""
+        """Return the same extractor with another scaler; both share all other state, including the model."""
         other = object.__new__(type(self))
         other.__dict__ = self.__dict__
         other.scaler = scaler
@@ -114,11 +114,11 @@ class VLMExtractor(ABC):
 
     @abstractmethod
     def _load_model(self) -> None:
-        """Load what `_process_image` needs; `load` calls it once."""
+        """Load what `_process_image` needs. Called once by `load`."""
 
     @abstractmethod
     def _process_image(self, image_path: str) -> Result:
-        """Read one photo; what this raises, or returns that is no result, becomes the photo's error."""
+        """Read one photo; an exception or an invalid result becomes the photo's error."""
 
     def _process_images(self, image_paths: list[str]) -> Iterator[Result]:
         """Yield one result for each photo, in order."""
@@ -126,18 +126,18 @@ class VLMExtractor(ABC):
             try:
                 with copies_removed() if self.scaler else nullcontext():
                     result = checked(self._process_image(path))
-            except Exception as exc:  # noqa: BLE001  # whatever a hook raises is this photo's error
+            except Exception as exc:  # noqa: BLE001  # an exception in a hook is this photo's error
                 result = error_of(exc)
             yield result
 
     def _prepare_image(self, image_path: str) -> str:
-        """Return the path of the photo scaled as configured: a copy that is removed once the photo has been read."""
+        """Return the path of the photo, scaled if configured; a copy is removed once the photo has been read."""
         return self.scaler.scale_file(image_path, self.limits) if self.scaler else image_path
 
     def _parse_json_response(self, text: str) -> Result:
-        """Return the result for a model's reply: JSON, in a fence or in prose; an error if there is none in it.
+        """Return the result for a model's reply, whose JSON may be fenced or in prose; an error if there is none.
 
-        Nothing in a reply alone says how sure the model was: its bibs all go to review.
+        A reply without token probabilities has no reliable confidence, so all its bibs go to review.
         """
         try:
             candidates = BibJson(BibJsonOptions()).interpret(Prediction(text=text))
@@ -162,7 +162,7 @@ class VLMExtractor(ABC):
 
 
 class StageExtractor(VLMExtractor):
-    """Reads by a stage, in its batches, whichever model it has: the bundled OCR, a server, one in this process."""
+    """Reads with a stage, in batches: the bundled OCR, a server, or a model in this process."""
 
     def __init__(self, stage: Stage[Any], scaler: ImageScaler | None = None) -> None:
         super().__init__(scaler)
@@ -180,23 +180,23 @@ class StageExtractor(VLMExtractor):
         return result
 
     def _process_images(self, image_paths: list[str]) -> Iterator[Result]:
-        if type(self)._process_image is StageExtractor._process_image:  # noqa: SLF001  # our own class
+        if type(self)._process_image is StageExtractor._process_image:  # noqa: SLF001  # same module
             return self._read(image_paths)
-        return super()._process_images(image_paths)  # a class of yours wants to see each photo by itself
+        return super()._process_images(image_paths)  # a subclass processes photos one by one
 
     def _read(self, image_paths: list[str]) -> Iterator[Result]:
-        for _, answer in recognition.read(self.stage, image_paths, self.limits, self._scaled):
-            if isinstance(answer, Exception):
-                yield error_of(answer)
+        for _, result in recognition.read(self.stage, image_paths, self.limits, self._scaled):
+            if isinstance(result, Exception):
+                yield error_of(result)
             else:
-                yield result_of(self.judge.judge(answer[1].candidates).readings)
+                yield result_of(self.judge.judge(result[1].candidates).readings)
 
     def _scaled(self, photo: Photo) -> Photo:
         return replace(photo, image=self.scaler.scale(photo.image)) if self.scaler else photo
 
 
 class LocalVLMExtractor(VLMExtractor):
-    """Base of the extractors whose model runs in this process, and of yours: write the two hooks."""
+    """Base of the extractors that run a model in this process; a subclass defines the two hooks."""
 
     model: Any = None
     processor: Any = None
@@ -204,14 +204,14 @@ class LocalVLMExtractor(VLMExtractor):
     def __init__(self, model_name: str, device: str = "cpu", scaler: ImageScaler | None = None) -> None:
         super().__init__(scaler)
         self.model_name = model_name
-        self._wanted = device
+        self._requested_device = device
 
     @cached_property
     def device(self) -> str:
-        """The device to load the model on: the one wanted, or, with a warning, the CPU where that is not there."""
-        if self._wanted == AcceleratorDevice.CPU:
-            return self._wanted
-        return choose_device(self._wanted, tuple(AcceleratorDevice), fallback=True, where=self._name)
+        """The device to load the model on: the requested one, or the CPU, with a warning, if it is unavailable."""
+        if self._requested_device == AcceleratorDevice.CPU:
+            return self._requested_device
+        return choose_device(self._requested_device, tuple(AcceleratorDevice), fallback=True, where=self._name)
 
     def close(self) -> None:
         super().close()
@@ -223,10 +223,10 @@ class LocalVLMExtractor(VLMExtractor):
         """Load model and processor on `self.device`. Set `self.model` and `self.processor`."""
 
 
-class _OfTheRuntime:
-    """What transformers loaded for the runtime, and where it is; None before and after.
+class _RuntimeAttribute:
+    """An attribute of the model that the runtime has loaded; None if there is none.
 
-    It is looked up each time: who kept it would keep its memory, too, after a `close` or a move to the CPU.
+    Looked up on each access: a reference would keep its memory after a `close` or a move to the CPU.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -237,12 +237,12 @@ class _OfTheRuntime:
 
 
 class _LocalFamilyExtractor(StageExtractor, LocalVLMExtractor):
-    """A model that transformers runs, with the options of its family's presets."""
+    """Runs a model in transformers, with the options of its family's presets."""
 
     _family: ClassVar[str]
-    model = _OfTheRuntime()
-    processor = _OfTheRuntime()
-    device = _OfTheRuntime()
+    model = _RuntimeAttribute()
+    processor = _RuntimeAttribute()
+    device = _RuntimeAttribute()
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class LocalSmolVLMExtractor(_LocalFamilyExtractor):
 
 
 class RemoteVLLMExtractor(StageExtractor):
-    """A model behind a vLLM server, or any that speaks OpenAI's chat completions. Photos are sent to `url` only."""
+    """Uses a vLLM server, or any other with OpenAI's chat completions API. Photos are sent to `url` only."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class RemoteVLLMExtractor(StageExtractor):
         *,
         stage: Stage[Any] | None = None,
     ) -> None:
-        made = stage or bib_stage(self._name, kind="vision_openailike_api", api_url=url, model_name=model_name)
-        super().__init__(made, scaler)
+        stage = stage or bib_stage(self._name, kind="vision_openailike_api", api_url=url, model_name=model_name)
+        super().__init__(stage, scaler)
         self.url = url
         self.model_name = model_name
