@@ -34,7 +34,7 @@ MODEL = HERE.parent / "src/bibwatch/judging/model.toml"
 # What more of each piece of evidence means: 1 speaks for the number, -1 against it, 0 is left open.
 SIGN = {
     "score": 1, "lowest": 1, "first": 1, "last": 1, "photo": 1, "crop": 1, "wide": 1, "agreed": 1, "looks": 1, "longer": -1, "prefixed": -1,
-    "shorter": 0, "rival": -1, "unread": -1, "relative_height": 1, "edge": 1, "slant": -1, "margin": 1,
+    "shorter": 0, "rival": -1, "unread": -1, "relative_size": 1, "edge": 1, "slant": -1, "margin": 1,
     "word_beside": -1, "year": -1, "within": -1,
 }  # fmt: skip
 FIT = {
@@ -246,7 +246,7 @@ def report(name: str, its: Sequence[Photo], pairs: Sequence[tuple[float, Example
                         "rival",
                         "edge",
                         "margin",
-                        "relative_height",
+                        "relative_size",
                         "within",
                     )
                 },

@@ -23,11 +23,11 @@ def once(site: Site, **environment: str) -> dict[str, Any]:
 
 
 def test_what_is_read_again_and_what_is_only_judged_again(site: Site, draw: Draw) -> None:
-    for number, bib in enumerate(("1042", "731", "M10151")):
+    for number, bib in enumerate(("1042", "M10731", "M10151")):
         (site.camera / f"{number}.jpg").write_bytes(draw(bib, seed=number))
     assert once(site)["model_images"] == 3
     read = site.query("SELECT path, bib, verdict FROM bib_results ORDER BY path")
-    assert [row[1:] for row in read] == [("1042", "accepted"), ("731", "accepted"), ("M10151", "accepted")]
+    assert [row[1:] for row in read] == [("1042", "accepted"), ("M10731", "accepted"), ("M10151", "accepted")]
 
     strict = once(site, BIBWATCH_RACE__ACCEPT_AT="1.0")
     assert (strict["model_images"], strict["photo_files_loaded"], strict["judged_again"]) == (0, 0, 3)
@@ -37,7 +37,7 @@ def test_what_is_read_again_and_what_is_only_judged_again(site: Site, draw: Draw
     assert (form["model_images"], form["photo_files_loaded"]) == (0, 0)
     assert site.query("SELECT bib, verdict FROM bib_results") == [("1042", "accepted")]
     reasons = dict(site.query("SELECT text, reason FROM candidates"))
-    assert (reasons["1042"], reasons["731"]) == (None, "not of this race's form")
+    assert (reasons["1042"], reasons["M10731"]) == (None, "not of this race's form")
 
     same = once(site)
     assert (same["model_images"], same["photo_files_loaded"], same["judged_again"]) == (0, 0, 3)

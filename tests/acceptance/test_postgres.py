@@ -101,7 +101,7 @@ def test_the_start_list_on_postgresql(site: Any, draw: Callable[..., bytes], ser
     assert site.bibwatch("run", "--once").returncode == 0
     (site.place / "entries.csv").write_text("bib,name\n01042,Anna\n1781,Ben\n2000,Cleo\n")
     assert site.bibwatch("entries", "import", "entries.csv").returncode == 0
-    assert "1 results judged again, 1 with other" in site.bibwatch("judge").stdout
+    assert "1 results judged again, 1 changed" in site.bibwatch("judge").stdout
     with psycopg.connect(server) as connection:
         rows = connection.execute("SELECT bib, verdict, entry_match, entry FROM bib_results ORDER BY bib").fetchall()
         columns = "bib, fields_json, suggestion, near_bib, near_kind, verdict"

@@ -118,7 +118,7 @@ def test_the_tables(run_eval: Eval, server: Server, draw: Callable[..., bytes]) 
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines[0].startswith("preset served, ")
-    assert any(line.startswith("all photos: 2 photos, 2 bibs, 50.0% of them among the candidates") for line in lines)
+    assert any(line.startswith("all photos: 2 photos, 2 bibs, 100.0% of them among the candidates") for line in lines)
     assert "all 1 1 50.0% (0.0 to 100.0) 50.0% (0.0 to 100.0) 50.0% (0.0 to 100.0)" in lines
     assert any(line.startswith("0.95 (set) ") for line in lines)
     assert "no race named" not in result.stdout
@@ -194,7 +194,7 @@ def test_every_mistake_has_its_picture_and_its_reasons(tmp_path: Path, draw: Cal
     assert "1442 (0.300) rejected: confidence 0.300 is below 0.85" in missed
     assert "in the notes: 1443" in missed
     assert "nothing like it was seen" in missed
-    assert "confidence 0.860 is below 0.95" in review
+    assert "probability 0.860 is below 0.95" in review
     assert "&lt;r&gt;: &lt;a&gt;.jpg" in missed
     assert "<a>" not in page
     crop, place, whole, other = pictures(page)

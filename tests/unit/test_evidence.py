@@ -186,9 +186,11 @@ def test_a_configured_form_speaks_for_its_numbers() -> None:
     assert letter.form_log_odds("A10347") > digits.form_log_odds("347") > default.form_log_odds("347")
 
 
-def test_a_start_list_speaks_for_its_numbers_and_against_others() -> None:
+def test_a_start_list_speaks_for_its_numbers_and_a_late_entry_stays_visible() -> None:
     entered = Race(start_list=StartList(["347", "1463", "3719"]))
-    assert entered.form_log_odds("347") > Race().form_log_odds("347") > entered.form_log_odds("348")
+    assert entered.form_log_odds("347") > max(Race().form_log_odds("347"), entered.form_log_odds("348"))
+    late = read(bib("A10347"), entered)["A10347"]
+    assert (late.verdict, late.entry_match) == (Verdict.REVIEW, "unknown")
 
 
 def test_what_may_be_a_year_is_less_probable_but_stays() -> None:
@@ -292,7 +294,7 @@ RISING = [
     "wide",
     "agreed",
     "looks",
-    "relative_height",
+    "relative_size",
     "edge",
     "margin",
 ]

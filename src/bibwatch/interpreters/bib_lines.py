@@ -1,7 +1,7 @@
-"""`bib_lines`: what may be bibs among the lines of text that an OCR found.
+"""`bib_lines`: bib candidates from the text lines found by OCR.
 
-A line is a candidate as a whole: `1234`, and also `RUN 2026` and `14:32`. Letters and digits side by side on one card
-are one more candidate together. Does not know which of them are bibs.
+Each line is one candidate: `1234`, but also `RUN 2026` and `14:32`. A letter and the digits beside it on the same card
+are one more. Does not decide which of them are bibs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bibwatch.interpreters.base import Interpreter, InterpreterOptions
 from bibwatch.interpreters.replies import clean
 from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 
-_LONE = 2  # characters of a text without digits that may be part of a bib: a letter, or a pair of them
-_NEAR = 1.0  # heights of a line between it and what stands beside it
-_JOINED = 1.3  # heights of a line between letters and digits of one bib
-_OVERLAP = 0.4  # heights that two such lines may overlap
-_SIMILAR = (0.4, 1.8)  # their heights, one by the other
+_MAX_PREFIX = 2  # characters of a digitless line that may be part of a bib
+_MAX_GAP = 1.0  # distance to an adjacent word, in line heights
+_MAX_JOIN_GAP = 1.3  # between the letters and digits of one bib, in line heights
+_MAX_OVERLAP = 0.4  # of two such lines, in line heights
+_SIMILAR = (0.4, 1.8)  # ratio of their heights
 _LETTERS = re.compile(r"[A-Z]{1,2}[|/:.-]?|\d{1,3}")
 _DIGITS = re.compile(r"[|/:.-]?\d{2,6}")
 _DIVIDED = re.compile(r"([A-Z]{1,3})[^A-Z0-9]+(\d+)")
@@ -46,7 +46,7 @@ class BibLines(Interpreter[BibLinesOptions, tuple[Candidate, ...]]):
     options_type: ClassVar[type[InterpreterOptions]] = BibLinesOptions
 
     def interpret(self, prediction: Prediction, prompt: str = "") -> tuple[Candidate, ...]:
-        del prompt  # an OCR is not asked anything
+        del prompt  # OCR takes no prompt
         lines = [replace(line, text=clean(line.text)) for line in prediction.lines]
         words = [line for line in lines if not _has_digit(line.text) and line.text.strip()]
         single = [_candidate(line, words) for line in lines if _may_be_part_of_a_bib(line.text)]
@@ -58,14 +58,14 @@ def _candidate(line: TextLine, words: Sequence[TextLine]) -> Candidate:
     alternatives += line.alternatives
     return Candidate(
         text=line.text,
-        score=max(0.0, min(line.score, 1.0)),  # in this order NaN is 0
+        score=max(0.0, min(line.score, 1.0)),  # this order turns NaN into 0
         box=line.box,
         source=Source.LINE,
         look=line.look,
         alternatives=tuple(text for text, _ in alternatives),
         odds=tuple(odds for _, odds in alternatives),
         glyphs=line.glyphs,
-        beside=_beside(line.box, words) if _has_digit(line.text) else None,
+        beside=_adjacent_word(line.box, words) if _has_digit(line.text) else None,
     )
 
 
@@ -95,7 +95,7 @@ def _pair(left: Candidate, right: Candidate) -> Iterator[Candidate]:
         return
     similar = _SIMILAR[0] < its.height / glyphs.height < _SIMILAR[1]
     gap = (right_box.x1 - left_box.x2) / glyphs.height
-    if not similar or not -_OVERLAP < gap < _JOINED or not _level(left_box, right_box):
+    if not similar or not -_MAX_OVERLAP < gap < _MAX_JOIN_GAP or not _level(left_box, right_box):
         return
     text = left.text + right.text
     plain = _plain(text)
@@ -123,18 +123,18 @@ def _pair(left: Candidate, right: Candidate) -> Iterator[Candidate]:
 
 
 def _may_be_part_of_a_bib(text: str) -> bool:
-    return _has_digit(text) or 0 < sum(map(str.isalnum, text)) <= _LONE
+    return _has_digit(text) or 0 < sum(map(str.isalnum, text)) <= _MAX_PREFIX
 
 
 def _has_digit(text: str) -> bool:
     return any(map(str.isdigit, text))
 
 
-def _beside(box: Box, words: Sequence[TextLine]) -> str | None:
+def _adjacent_word(box: Box, words: Sequence[TextLine]) -> str | None:
     """Return the nearest word on the same line of print, to the left or the right."""
     height = box.y2 - box.y1
     gaps = [(max(box.x1 - word.box.x2, word.box.x1 - box.x2), word.text) for word in words if _level(box, word.box)]
-    near = [(gap, text) for gap, text in gaps if gap <= _NEAR * height]
+    near = [(gap, text) for gap, text in gaps if gap <= _MAX_GAP * height]
     return min(near)[1] if near else None
 
 

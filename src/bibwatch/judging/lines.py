@@ -6,6 +6,7 @@ hypothesis, with the evidence for and against it as named numbers. Knows candida
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ _AS_READ = 0.9  # odds from which an alternative is only another way to write th
 # What a number must show to count for the form of its race.
 _CLEARLY_READ, _FAINT = 0.93, 0.6
 _LOOKS = 2
-_EDGE, _MARGIN, _HEIGHT = 0.3, 0.05, 0.3
+_EDGE, _MARGIN, _SIZE = 0.3, 0.05, 0.3
 _CERTAIN = 0.9995  # scores above differ by the engine's rounding, not by what is seen
 _LONGEST_WORD_OF_A_BIB = 2
 _OWN = frozenset({Look.PHOTO, Look.CROP, Look.WIDE})  # looks of the stage's own model
@@ -46,7 +47,7 @@ class LineEvidence:
     shorter: float  # of a number there that is part of it
     rival: float  # of another number there
     unread: float  # 1: no line reads it, it is a less probable way to read one
-    relative_height: float  # against the tallest clear number of the photo
+    relative_size: float  # square root of its area, against that of the largest clear number of the photo
     edge: float  # distance from the left or right edge of the photo, in heights
     slant: float  # degrees
     margin: float  # even background at the end that has less of it, in heights, 1 at most
@@ -64,7 +65,7 @@ class LineEvidence:
             and self.rival < _CLEARLY_READ
             and self.edge > _EDGE
             and self.margin >= _MARGIN
-            and self.relative_height >= _HEIGHT
+            and self.relative_size >= _SIZE
             and not (self.year or self.word_beside or self.unread)
         )
 
@@ -113,7 +114,7 @@ def hypotheses(candidates: Sequence[Candidate], bibs: Sequence[Sequence[tuple[st
         if candidate.glyphs and candidate.box and candidate.look in _OWN and any(map(str.isdigit, candidate.text))
     ]
     clear = [line for line in lines if line.bib and line.candidate.score > _CLEAR]
-    tallest = max((line.glyphs.height for line in clear), default=0.0)
+    largest = max((math.sqrt(line.glyphs.height * line.glyphs.width) for line in clear), default=0.0)
     numbers = frozenset(line.bib for line in clear if line.bib)
     for number, place in enumerate(_places(lines)):
         readers: dict[str, list[tuple[float, _Line]]] = defaultdict(list)
@@ -122,7 +123,7 @@ def hypotheses(candidates: Sequence[Candidate], bibs: Sequence[Sequence[tuple[st
                 readers[bib].append((odds, line))
         for bib, read_by in readers.items():
             ranked = sorted(read_by, key=lambda each: (-each[0] * each[1].candidate.score, each[1].index))
-            evidence = _evidence(bib, ranked, place, tallest, numbers)
+            evidence = _evidence(bib, ranked, place, largest, numbers)
             yield Hypothesis(bib, number, tuple(line.index for _, line in ranked), evidence)
 
 
@@ -145,12 +146,16 @@ def _is_same_place(one: _Line, other: _Line) -> bool:
 
 
 def _evidence(
-    bib: str, ranked: Sequence[tuple[float, _Line]], place: Sequence[_Line], tallest: float, numbers: frozenset[str]
+    bib: str, ranked: Sequence[tuple[float, _Line]], place: Sequence[_Line], largest: float, numbers: frozenset[str]
 ) -> LineEvidence:
     odds, lead = ranked[0]
     exact = [line for each, line in ranked if each >= _AS_READ]
     others = [(line.text, line.candidate.score) for line in place if line.text != bib]
-    margins = [(line.glyphs.margin_left, line.glyphs.margin_right) for _, line in ranked]
+    margins = [
+        (line.glyphs.margin_left, line.glyphs.margin_right)
+        for _, line in ranked
+        if line.candidate.look is not Look.WIDE
+    ]
     beside = lead.candidate.beside or ""
     glyphs = lead.glyphs
     photo, crop, wide = (_best(exact, look) for look in (Look.PHOTO, Look.CROP, Look.WIDE))
@@ -171,10 +176,10 @@ def _evidence(
         shorter=max((score for text, score in others if text in bib), default=0.0),
         rival=max((score for text, score in others if text not in bib and bib not in text), default=0.0),
         unread=0.0 if exact else 1.0,
-        relative_height=min(1.0, glyphs.height / tallest) if tallest else 1.0,
+        relative_size=min(1.0, math.sqrt(glyphs.height * glyphs.width) / largest) if largest else 1.0,
         edge=glyphs.edge,
         slant=abs((glyphs.angle + 45) % 90 - 45),
-        margin=min(max(left or 0.0 for left, _ in margins), max(right or 0.0 for _, right in margins)),
+        margin=min(max((each[end] or 0.0 for each in margins), default=0.0) for end in (0, 1)),
         word_beside=float(sum(map(str.isalpha, beside)) > _LONGEST_WORD_OF_A_BIB),
         year=float(bool(_YEAR.fullmatch(bib))),
         within=float(any(bib != number and bib in number for number in numbers)),

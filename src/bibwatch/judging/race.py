@@ -15,8 +15,9 @@ from bibwatch.judging.start_list import Match, StartList
 # Until a race says what its bibs look like: two to five digits, or a letter and three to five.
 DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
 
-# Log-odds of a number that is on the start list, and of one that is not.
-_ENTERED, _NOT_ENTERED = 1.5, -2.5
+# Log-odds of a number on the start list; the least of one with a form that the list does not have: a late entry, say,
+# which must stay visible.
+_ENTERED, _LATE_ENTRY = 1.0, -1.0
 _USUAL = 1.0  # log-odds
 
 # The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
@@ -68,7 +69,8 @@ class Race:
         """Return how much the form of the race and its start list speak for a number: the logarithm of its odds."""
         if self._listed is None:
             return self.learned.log_odds(bib, self._usual)
-        return self._listed.log_odds(bib, self._usual) + (_ENTERED if self.is_entered(bib) else _NOT_ENTERED)
+        log_odds = self._listed.log_odds(bib, self._usual)
+        return log_odds + _ENTERED if self.is_entered(bib) else max(_LATE_ENTRY, log_odds)
 
     @cached_property
     def _usual(self) -> Mapping[str, float]:

@@ -73,7 +73,7 @@ _AGAINST = {
     "looks": "not read by every look",
     "longer": "a longer text was read in the same place",
     "rival": "read differently by another look",
-    "relative_height": "smaller than other numbers in the photo",
+    "relative_size": "smaller than other numbers in the photo",
     "edge": "near the edge of the photo",
     "margin": "nothing of its card is seen at one end: it may be cut",
     "word_beside": "a word stands beside it",
