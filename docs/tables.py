@@ -204,8 +204,8 @@ def _table(head: tuple[str, ...], rows: object) -> str:
 
 
 def reading_figures() -> str:
-    """Make a table of how well photos with known bibs are read, by benchmarks/reading.py."""
-    sets = json.loads((RESULTS / "reading.json").read_text())["sets"]
+    """Make a table of how well photos are read by a judge that has not seen them, by training/judge.py."""
+    sets = json.loads((RESULTS / "judge.json").read_text())["sets"]
     rows = [
         (name, *(f"{figures[verdicts][figure]:.3f}" for verdicts, figure in _FIGURES)) for name, figures in sets.items()
     ]

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import json
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,18 @@ import numpy as np
 from bibwatch import recognition
 from bibwatch.domain.candidates import Candidate
 from bibwatch.images import ImageLimits
-from bibwatch.judging import Race, clear_numbers
+from bibwatch.judging import Race, Rules, clear_numbers
 from bibwatch.judging.lines import hypotheses
 from bibwatch.registry import Registry
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "src/bibwatch/judging/model.toml"
+RESULTS = HERE.parent / "benchmarks/results/judge.json"
 # What more of each piece of evidence means: 1 speaks for the number, -1 against it, 0 is left open.
 SIGN = {
-    "score": 1, "lowest": 1, "first": 1, "last": 1, "photo": 1, "crop": 1, "wide": 1, "agreed": 1, "looks": 1, "longer": -1, "prefixed": -1,
-    "shorter": 0, "rival": -1, "unread": -1, "relative_size": 1, "edge": 1, "slant": -1, "margin": 1,
-    "word_beside": -1, "year": -1, "within": -1,
+    "score": 1, "lowest": 1, "first": 1, "last": 1, "photo": 1, "crop": 1, "wide": 1, "agreed": 1, "looks": 1,
+    "longer": -1, "prefixed": -1, "shorter": 0, "rival": -1, "unread": -1, "relative_size": 1, "edge": 1, "slant": -1,
+    "margin": 1, "word_beside": -1, "year": -1, "within": -1,
 }  # fmt: skip
 FIT = {
     "objective": "binary", "learning_rate": 0.06, "num_leaves": 4, "min_data_in_leaf": 15, "lambda_l2": 3.0,
@@ -46,7 +49,8 @@ ROUNDS = 150
 LEAST = 0.0  # log-odds; what is less probable does not count for the calibration
 WEIGHT = {"bib-racer-crops": 0.3}  # crops of 70 by 45 pixels, one number each
 FEW = (None, 0, 2, 8)  # numbers from which the form is learned in training: all, and as if few had come
-TARGET = (0.9, 0.95)
+SHOWN, ACCEPTED = Rules().min_probability, Race().accept_at
+CUT = 0.1  # heights from the edge of the photo; nearer ones are never accepted
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Example:
     def forbidden(self) -> bool:
         """Whether a rule keeps it from being accepted, whatever its probability."""
         evidence = dict(zip(SIGN, self.evidence, strict=True))
-        return bool(evidence["year"]) or evidence["edge"] < 0.1
+        return bool(evidence["year"]) or evidence["edge"] < CUT
 
 
 def main() -> None:
@@ -97,10 +101,12 @@ def main() -> None:
     for name in sets:
         fitted = fit([each for other, its in examples.items() if other != name for each in its])
         unseen[name] = readings(fitted, [each for each in examples[name] if each.few is None])
+    figures = {}
     for name, its in sets.items():
         scale = calibrate([pair for other, pairs in unseen.items() if other != name for pair in pairs])
-        report(name, its, [(probability(log_odds, scale), each) for log_odds, each in unseen[name]])
+        figures[name] = report(name, its, [(probability(log_odds, scale), each) for log_odds, each in unseen[name]])
     if chosen.write:
+        RESULTS.write_text(json.dumps({"sets": figures}, indent=2) + "\n")
         scale = calibrate([pair for pairs in unseen.values() for pair in pairs])
         MODEL.write_text(written(fit([each for its in examples.values() for each in its]), scale))
 
@@ -218,48 +224,23 @@ def probability(log_odds: float, scale: tuple[float, float]) -> float:
     return float(1 / (1 + np.exp(-(scale[0] * log_odds + scale[1]))))
 
 
-def report(name: str, its: Sequence[Photo], pairs: Sequence[tuple[float, Example]]) -> None:
-    """Print how a set that was left out is read."""
-    line = f"{name:22}"
-    for least in (0.1, 0.3, 0.4, 0.5, 0.6, *TARGET):
-        p, r, f, wrong = score(its, pairs, least)
-        line += f" | >={least}: P {p:.3f} R {r:.3f} F {f:.3f} wrong {wrong}"
-    print(line)
-    for least, each in sorted(
-        ((p, each) for p, each in pairs if p > 0.7 and not each.right), key=lambda pair: -pair[0]
-    )[:8]:
-        if each.bib not in its[each.photo].extras:
-            seen_of = {k: round(v, 2) for k, v in zip(SIGN, each.evidence)}
-            print(
-                "    ",
-                round(least, 3),
-                each.bib,
-                sorted(its[each.photo].right),
-                round(each.form, 2),
-                {
-                    k: seen_of[k]
-                    for k in (
-                        "score",
-                        "lowest",
-                        "looks",
-                        "longer",
-                        "rival",
-                        "edge",
-                        "margin",
-                        "relative_size",
-                        "within",
-                    )
-                },
-            )
+def report(name: str, its: Sequence[Photo], pairs: Sequence[tuple[float, Example]]) -> dict[str, Any]:
+    """Print and return how a set that was left out is read, over all readings and over accepted ones."""
+    figures = {
+        "photos": len(its),
+        "bibs": sum(len(photo.labels) for photo in its),
+        "accepted+review": score(its, pairs, SHOWN),
+        "accepted": score(its, pairs, ACCEPTED),
+    }
+    print(f"{name:22}", figures)
+    return figures
 
 
-def score(
-    its: Sequence[Photo], pairs: Iterable[tuple[float, Example]], least: float
-) -> tuple[float, float, float, int]:
+def score(its: Sequence[Photo], pairs: Iterable[tuple[float, Example]], least: float) -> dict[str, float]:
     """Return precision, recall, F and the number of wrong readings of at least that probability."""
     read: dict[int, set[str]] = defaultdict(set)
     for p, each in pairs:
-        if p >= least and not (least >= 0.9 and each.forbidden):
+        if p >= least and not (least >= ACCEPTED and each.forbidden):
             read[each.photo].add(each.bib)
     right = wrong = labelled = 0
     for index, photo in enumerate(its):
@@ -267,7 +248,8 @@ def score(
         right += sum(bool(ways & read[index]) for ways in photo.labels)
         wrong += len(read[index] - photo.right - photo.extras)
     p, r = right / max(1, right + wrong), right / max(1, labelled)
-    return p, r, 2 * p * r / max(1e-9, p + r), wrong
+    f = 2 * p * r / max(1e-9, p + r)
+    return {"precision": round(p, 3), "recall": round(r, 3), "F": round(f, 3), "wrong": wrong}
 
 
 def written(fitted: Any, scale: tuple[float, float]) -> str:
@@ -288,7 +270,7 @@ def written(fitted: Any, scale: tuple[float, float]) -> str:
             continue
         cuts = sorted(edges[at])
         points = np.repeat(middle, len(cuts) + 1, axis=0)
-        points[:, at] = [cuts[0] - 1, *((a + b) / 2 for a, b in zip(cuts, cuts[1:])), cuts[-1] + 1]
+        points[:, at] = [cuts[0] - 1, *((a + b) / 2 for a, b in pairwise(cuts)), cuts[-1] + 1]
         values = slope * (fitted.predict(points, raw_score=True) - base)
         lines += ["", f"[evidence.{name}]", f"edges = [{', '.join(f'{cut:.5g}' for cut in cuts)}]"]
         lines += [f"values = [{', '.join(f'{value:.3f}' for value in values)}]"]

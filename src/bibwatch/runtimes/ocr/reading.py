@@ -26,6 +26,7 @@ _BESIDE, _ABOVE = 1.0, 0.6  # how much around a line belongs to its part, in hei
 _LARGEST_PART, _ENLARGE = 640, 4.0
 _LEAST_HEIGHT = 6  # pixels of a line at full size; smaller ones cannot be read
 _UNCLEAR = 0.6  # a line read with less may say anything
+_LONGEST = 10  # characters of a line that is looked at again for its digits
 _LONE = 2  # characters of a text that may be the letters beside a number
 _SAME_PART, _MUCH_SMALLER = 0.6, 1.8  # a part that lies in another is not looked at again, unless its digits are small
 _WIDER = 0.6  # heights of a line that are added at either end for the last look
@@ -55,31 +56,35 @@ class Reader:
     def read(self, pixels: Any, size: tuple[int, int]) -> list[Line]:
         """Read an RGB array; the first look is taken at the given size."""
         found = detect(self._detector, pixels, size, _FAINT)
-        turn = self._turn(pixels, found)
-        found = [quad.turned(turn) for quad in found]
         lines = self._lines(pixels, found, Look.PHOTO)
+        if turn := self._turn(pixels, lines, found):
+            found = [quad.turned(turn) for quad in found]
+            lines = self._lines(pixels, found, Look.PHOTO)
         unlikely = {id(line.quad) for line in lines if not _may_be_number(line.text)}
         wanted = [quad for quad in found if quad.height >= _LEAST_HEIGHT and id(quad) not in unlikely]
         near = [quad for part, height in _parts(wanted, pixels.shape) for quad in self._detect(pixels, part, height)]
         crops = self._lines(pixels, [quad.turned(turn) for quad in near], Look.CROP)
-        numbers = [line.quad.widened(_WIDER * line.quad.height) for line in crops if _has_digit(line.text.text)]
+        numbers = [
+            line.quad.widened(_WIDER * line.quad.height)
+            for line in crops
+            if _has_digit(line.text.text) and len(line.text.text) <= _LONGEST
+        ]
         return [*lines, *crops, *self._lines(pixels, numbers, Look.WIDE)]
 
-    def _turn(self, pixels: Any, found: Sequence[Quad]) -> int:
-        """Return by how many degrees the photo is turned: 0, unless its longest lines read much better another way."""
+    def _turn(self, pixels: Any, lines: Sequence[Line], found: Sequence[Quad]) -> int:
+        """Return by how many degrees a photo is turned: 0, unless its longest lines read much better another way."""
         longest = sorted(found, key=lambda quad: -max(quad.width, quad.height))[:_SAMPLE]
+        chosen = {id(quad) for quad in longest}
+        upright = _legibility([line for line in lines if id(line.quad) in chosen], len(longest))
         sideways = sum(quad.height > quad.width for quad in longest) > len(longest) / 2
-        upright = self._legibility(pixels, longest)
-        if not longest or (upright > _LEGIBLE and not sideways):
+        if not sideways and upright > _LEGIBLE:
             return 0
-        turns = {turn: self._legibility(pixels, [quad.turned(turn) for quad in longest]) for turn in (90, 180, 270)}
+        turns = {
+            turn: _legibility(self._lines(pixels, [quad.turned(turn) for quad in longest], Look.PHOTO), len(longest))
+            for turn in ((90, 270) if sideways else (180,))
+        }
         best = max(turns, key=lambda turn: turns[turn])
         return best if turns[best] > max(_LEGIBLE, _MUCH_BETTER * upright) else 0
-
-    def _legibility(self, pixels: Any, found: Sequence[Quad]) -> float:
-        """Return the mean score of lines of two characters and more."""
-        texts = [line.text for line in self._lines(pixels, found, Look.PHOTO) if len(line.text.text) > 1]
-        return sum(text.score for text in texts) / max(len(texts), len(found) / 2) if texts else 0.0
 
     def _detect(self, pixels: Any, part: Box, height: float) -> list[Quad]:
         """Find the lines in a part of an image whose digits are about so high."""
@@ -117,9 +122,15 @@ def _parts(found: Sequence[Quad], shape: Sequence[int]) -> list[tuple[Box, float
     return parts
 
 
+def _legibility(lines: Sequence[Line], number: int) -> float:
+    """Return the mean score of so many lines; those of one character say nothing, those of none count as 0."""
+    scores = [line.text.score for line in lines if len(line.text.text) > 1]
+    return sum(scores) / max(len(scores), number / 2) if scores else 0.0
+
+
 def _may_be_number(text: Text) -> bool:
-    signs = [sign for sign in text.text if sign.isalnum()]
-    return _has_digit(text.text) or len(signs) <= _LONE or text.score < _UNCLEAR
+    signs = sum(map(str.isalnum, text.text))
+    return (_has_digit(text.text) and signs <= _LONGEST) or signs <= _LONE or text.score < _UNCLEAR
 
 
 def _has_digit(text: str) -> bool:
