@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sites import Site
+
 pytestmark = pytest.mark.heavy
-Site = Any
 Draw = Callable[..., bytes]
 
 
@@ -73,3 +75,29 @@ def test_a_mistake_in_the_race_is_one_line(site: Site) -> None:
     assert moved.stderr == (
         "bibwatch: stages.bib_number.accept_confidence is now race.accept_at (environment: BIBWATCH_RACE__ACCEPT_AT)\n"
     )
+
+
+def test_the_order_of_photos_and_a_kill_do_not_change_the_final_readings(tmp_path: Path, draw: Draw) -> None:
+    """The form of the race is learned as photos come in; what was judged before it was known is judged again."""
+    bibs = ("A10347", "B10882", "C11610", "766", "D12367", "2026", "A10866", "A10766")
+    photos = {f"{bib}.jpg": draw(bib, seed=number, size=(900, 600)) for number, bib in enumerate(bibs)}
+    final = []
+    for place, names in (("forwards", list(photos)), ("backwards", list(photos)[::-1])):
+        (tmp_path / place).mkdir()
+        site = Site(tmp_path / place)
+        try:
+            for name in names[:4]:
+                (site.camera / name).write_bytes(photos[name])
+            daemon = site.start()
+            site.wait(lambda site=site: site.query("SELECT count(*) FROM results") == [(4,)])
+            daemon.kill()
+            daemon.wait()
+            for name in names[4:]:
+                (site.camera / name).write_bytes(photos[name])
+            once(site)
+            rows = site.query("SELECT path, bib, round(confidence, 6), verdict, reasons FROM bib_results")
+            final.append(sorted((row[0].rsplit("/", 1)[-1], *row[1:]) for row in rows))
+        finally:
+            site.close()
+    assert final[0] == final[1]
+    assert len({row[1] for row in final[0]}) > 4

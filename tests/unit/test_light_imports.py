@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-_HEAVY = {"torch", "torchvision", "transformers", "vllm", "mlx", "mlx_vlm", "onnxruntime", "rapidocr", "cv2", "numpy"}
+_HEAVY = {"torch", "torchvision", "transformers", "vllm", "mlx", "mlx_vlm", "onnxruntime", "openvino"}
+_HEAVY |= {"rapidocr", "cv2", "numpy"}
 
 _CODE = """
 import json, sys
