@@ -91,7 +91,9 @@ class Daemon:
         self._start_list = CurrentStartList(Entries(self._database), settings.start_list_file)
         self._judgements = Judgements(self._database)
         self._learned_from = 0  # clear numbers
-        self._learn_at = 0.0
+        self._learned_at = 0.0
+        self._learning_seconds = 0.0
+        self._is_idle = False  # nothing is left to read: what is to be judged again may be
         self._rejudging = Rejudging(self._judgements, self._pipeline.judge, self._stop, renewed=self._renewed_judge)
         self._loops: list[Loop] = [*self._cameras, self._pipeline, self._rejudging]
 
@@ -135,9 +137,10 @@ class Daemon:
         start = time.monotonic()
         clear = frozenset(self._pipeline.clear_numbers.copy())
         judge = self._settings.judge_with(self._start_list.start_list)
-        judge = replace(judge, race=judge.race.learning(clear))
+        if self._start_list.start_list is None:  # a list says more than what is learned
+            judge = replace(judge, race=judge.race.learning(clear))
         self._learned_from = len(clear)
-        self._learn_at = time.monotonic() + (time.monotonic() - start) / _LEARN_SHARE
+        self._learning_seconds = time.monotonic() - start
         return judge
 
     @property
@@ -147,10 +150,12 @@ class Daemon:
 
     def _renewed_judge(self) -> Judge | None:
         """Return another judge, which the pipeline has by then, if the start list or the form of the race changed."""
-        learns = self._is_learning and time.monotonic() >= self._learn_at
+        pause = (self._learning_seconds + self._rejudging.seconds) / _LEARN_SHARE
+        learns = self._is_learning and (self._is_idle or time.monotonic() >= self._learned_at + pause)
         if not (self._start_list.refresh() or learns):
             return None
         judge, before = self._judge(), self._pipeline.judge
+        self._learned_at = time.monotonic()
         if judge.fingerprint == before.fingerprint:
             return None
         self._pipeline.judge = judge
@@ -194,6 +199,7 @@ class Daemon:
                 counts = self._counts()
                 counted = time.monotonic()
                 next_count = max(start + (0.0 if self._once else 1.0), counted + (counted - start) / _COUNT_SHARE)
+                self._is_idle = not any(counts.get(state) for state in UNDONE)
                 self._report(counts)
                 if self._once and self._is_over(counts):
                     return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,20 +66,24 @@ class Rejudging(Loop):
         super().__init__("rejudging", stop)
         self.judge = judge
         self.done = False
+        self.seconds = 0.0  # that judging again took last
         self._judgements = judgements
         self._renewed = renewed
         self._earlier: set[str] = set()  # fingerprints of former judges; batches in flight may still be judged by them
 
     def work(self) -> None:
         self._judge_again()
+        self.done = True
         while not self.stop.wait(_CHECK_SECONDS):
             self.heartbeat()
+            self.done = False  # until it is known that the judge in force is the right one
             if judge := self.retry_until_stored(self._renewed):
                 self._earlier = (self._earlier | {self.judge.fingerprint}) - {judge.fingerprint}
                 self.judge = judge
                 self._judge_again()
             elif self._is_outdated():
                 self._judge_again()
+            self.done = True
 
     def is_settled(self) -> bool:
         """Return whether all that is recorded was judged by the judge in force. Raises StoreError."""
@@ -90,7 +95,7 @@ class Rejudging(Loop):
         return bool(self._earlier) and self.retry_until_stored(outdated)
 
     def _judge_again(self) -> None:
-        self.done = False
+        start = time.monotonic()
         progress = Progress()
         for so_far in rejudge(self._judgements, self.judge, only_outdated=True, store=self.retry_until_stored):
             progress = so_far
@@ -99,7 +104,7 @@ class Rejudging(Loop):
                 break
         if progress.results:
             log.info("results.judged_again", results=progress.results, changed=progress.changed)
-        self.done = True
+        self.seconds = time.monotonic() - start
 
     def ended(self) -> None:
         self.extend_deadline(math.inf)  # no more heartbeats

@@ -136,6 +136,14 @@ def test_a_number_in_a_photo_that_is_not_upright_goes_to_review(angle: float, re
     assert f"the photo is {reason}" in map(str, reading.reasons)
 
 
+def test_a_line_across_two_cards_hides_neither_number() -> None:
+    """The first look runs neighbouring lines together."""
+    both = line("1234582176", x=300, height=40)
+    left = [line("12345", look, x=300) for look in (Look.CROP, Look.WIDE)]
+    right = [line("82176", look, x=425) for look in (Look.CROP, Look.WIDE)]
+    assert set(read([both, *left, *right], Race())) == {"12345", "82176"}
+
+
 # The form of a race
 
 
@@ -191,6 +199,29 @@ def test_a_start_list_speaks_for_its_numbers_and_a_late_entry_stays_visible() ->
     assert entered.form_log_odds("347") > max(Race().form_log_odds("347"), entered.form_log_odds("348"))
     late = read(bib("A10347"), entered)["A10347"]
     assert (late.verdict, late.entry_match) == (Verdict.REVIEW, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "number"),
+    [(r"2[3-9]\d{2}", "2345"), (r"12\d\d", "1234"), (r"M10\d{3}", "M10151"), (r"\d{7}", "1234567"), (r"\d{1,3}", "7")],
+)
+def test_a_number_of_a_narrow_configured_form_is_kept(pattern: str, number: str) -> None:
+    configured = Race(forms=(form(pattern),))
+    assert number in read(bib(number), configured)
+    assert number in read(bib(number), configured.learning(["123", "456", "789", "234", "567"]))
+
+
+def test_a_short_number_is_no_part_by_chance() -> None:
+    """Of 1,000 numbers of four digits, nearly every number of three is the end of one."""
+    thousands = [str(number) for number in range(1000, 2000)]
+    hundreds = [str(number) for number in range(100, 1000)]
+    assert LearnedForm.of([*thousands, *hundreds]).shares == {"9999": 11, "999": 9}
+
+
+def test_being_on_the_start_list_never_makes_a_number_less_probable() -> None:
+    entered = Race(start_list=StartList([*map(str, range(1000, 5000)), "42", "0077", "E07"]))
+    assert entered.form_log_odds("42") > entered.form_log_odds("43")
+    assert entered.form_log_odds("77") == entered.form_log_odds("0077")
 
 
 def test_what_may_be_a_year_is_less_probable_but_stays() -> None:

@@ -68,7 +68,7 @@ def command(*, settings: Settings, labels_file: Path, images: Path | None, repor
         start = time.perf_counter()
         reads = _read(chosen, photos, settings)
         seconds = (time.perf_counter() - start) / len(photos)
-    race, rules = settings.race.context, settings.judging
+    race, rules = settings.judge().race, settings.judging
     judged = evaluation.judge_photos(reads, race, rules)
     thresholds = evaluation.sweep(reads, race, rules)
     model = chosen.options.model_options

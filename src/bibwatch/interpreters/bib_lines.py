@@ -20,6 +20,7 @@ from bibwatch.runtimes.base import OutputKind, Prediction, TextLine
 _MAX_PREFIX = 2  # characters of a digitless line that may be part of a bib
 _MAX_GAP = 1.0  # distance to an adjacent word, in line heights
 _MAX_JOIN_GAP = 1.3  # between the letters and digits of one bib, in line heights
+_MAX_DIGIT_GAP = 0.4  # between the digits of one bib
 _MAX_OVERLAP = 0.4  # of two such lines, in line heights
 _SIMILAR = (0.4, 1.8)  # ratio of their heights
 _LETTERS = re.compile(r"[A-Z]{1,2}[|/:.-]?|\d{1,3}")
@@ -95,7 +96,8 @@ def _pair(left: Candidate, right: Candidate) -> Iterator[Candidate]:
         return
     similar = _SIMILAR[0] < its.height / glyphs.height < _SIMILAR[1]
     gap = (right_box.x1 - left_box.x2) / glyphs.height
-    if not similar or not -_MAX_OVERLAP < gap < _MAX_JOIN_GAP or not _level(left_box, right_box):
+    most = _MAX_DIGIT_GAP if _has_digit(left.text) else _MAX_JOIN_GAP  # two numbers may hang side by side
+    if not similar or not -_MAX_OVERLAP < gap < most or not _level(left_box, right_box):
         return
     text = left.text + right.text
     plain = _plain(text)

@@ -37,10 +37,11 @@ def explain(candidates: Sequence[Candidate], judgement: Judgement) -> list[Expla
 def _explanation(candidate: Candidate, rejection: str | None, readings: Sequence[Reading]) -> Explanation:
     if rejection is not None:
         return Explanation(candidate, None, (rejection,))
-    texts = {normalized(text) for text in (candidate.text, *candidate.alternatives)}
-    by_text = (reading for reading in readings if reading.bib in texts)
+    by_text = (reading for reading in readings if reading.bib == normalized(candidate.text))
     by_place = (
         reading for reading in readings if reading.box and candidate.box and reading.box.is_same_place(candidate.box)
     )
-    reading = next(by_text, None) or next(by_place, None)
+    others = set(map(normalized, candidate.alternatives))
+    by_alternative = (reading for reading in readings if reading.bib in others)
+    reading = next(by_text, None) or next(by_place, None) or next(by_alternative, None)
     return Explanation(candidate, reading, tuple(map(str, reading.reasons)) if reading else ("supports no reading",))

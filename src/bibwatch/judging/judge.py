@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from bibwatch.domain.box import Box
 from bibwatch.domain.candidates import Candidate, Look, Source, normalized
 from bibwatch.domain.readings import Reading, Verdict
+from bibwatch.judging import model
 from bibwatch.judging import rules as all_rules
 from bibwatch.judging.lines import hypotheses
 from bibwatch.judging.places import Number, numbers
 from bibwatch.judging.race import Race
 from bibwatch.judging.rules import Evidence, Rules
 
-_ANY_RACE = Race(forms=(re.compile(r"[A-Z]{0,3}\d{2,6}[A-Z]?"),))
+_LEAST_GUESS = 0.03  # probability
+_ANY_RACE = Race(forms=(re.compile(r"[A-Z]{0,3}\d{2,8}[A-Z]?"),))
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Judge:
         learned = (self.race.learned.numbers, sorted(self.race.learned.shares.items()))
         entered = (self.race.start_list.fingerprint,) if self.race.start_list is not None else ()
         rules = self.rules.model_dump_json()
-        text = repr((all_rules.REVISION, forms, self.race.accept_at, learned, rules, *entered))
+        text = repr((all_rules.REVISION, model.shipped(), forms, self.race.accept_at, learned, rules, *entered))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def judge(self, candidates: Sequence[Candidate]) -> Judgement:
@@ -114,9 +116,10 @@ class _PhotoCandidates:
         placed = [index for index in seen if self._candidates[index].box]
         place = lead if self._candidates[lead].box or not placed else self._surest(placed)
         line = self._lines.get(bib)
-        shown = [line.probability] if line else []
-        if line is None or lead not in line.candidates:
-            shown.append(self._candidates[lead].score)
+        if line is None:
+            shown = [self._candidates[lead].score]
+        else:  # what another model says counts beside it
+            shown = [line.probability, *(self._candidates[each].score for each in seen if each not in line.candidates)]
         return Evidence(
             bib=bib,
             probability=min(1.0, max(0.0, *shown)),
@@ -206,7 +209,7 @@ class _PhotoCandidates:
 
 def _best_guess(found: Sequence[Number], race: Race) -> list[Number]:
     """Return the most probable number of the race's usual form, for review in a photo with nothing better."""
-    usual = [each for each in found if race.has_usual_form(each.bib)]
+    usual = [each for each in found if each.probability >= _LEAST_GUESS and race.has_usual_form(each.bib)]
     return [max(usual, key=lambda each: (each.probability, each.bib))] if usual else []
 
 

@@ -19,6 +19,8 @@ DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
 # which must stay visible.
 _ENTERED, _LATE_ENTRY = 1.0, -1.0
 _USUAL = 1.0  # log-odds
+# How often bibs have a shape that is not in the table of shapes: of any race, and of one whose configured form it has.
+_RARE, _UNUSUAL = 0.003, 0.2
 
 # The pieces of a regular expression: what stands for one character, and what only groups, anchors or repeats.
 _PIECE = re.compile(
@@ -59,7 +61,8 @@ class Race:
 
     def has_usual_form(self, bib: str) -> bool:
         """Return whether the form of the race, once it is known, clearly speaks for a number."""
-        return self.form_log_odds(bib) > _USUAL
+        known = self.learned.numbers or self.start_list is not None or self.forms != (DEFAULT_FORM,)
+        return bool(known) and self.form_log_odds(bib) > _USUAL
 
     def learning(self, clear: Iterable[str]) -> Race:
         """Return the race with its form learned from the numbers that were clearly read, as far as they are bibs."""
@@ -68,9 +71,9 @@ class Race:
     def form_log_odds(self, bib: str) -> float:
         """Return how much the form of the race and its start list speak for a number: the logarithm of its odds."""
         if self._listed is None:
-            return self.learned.log_odds(bib, self._usual)
-        log_odds = self._listed.log_odds(bib, self._usual)
-        return log_odds + _ENTERED if self.is_entered(bib) else max(_LATE_ENTRY, log_odds)
+            return self.learned.log_odds(bib, self._usual, _RARE if self.forms == (DEFAULT_FORM,) else _UNUSUAL)
+        entry = normalized(self._entry(bib) or bib)
+        return max(_LATE_ENTRY, self._listed.log_odds(entry, self._usual)) + (_ENTERED if self.is_entered(bib) else 0)
 
     @cached_property
     def _usual(self) -> Mapping[str, float]:

@@ -23,7 +23,7 @@ from bibwatch.images import Photo
 from bibwatch.interpreters.base import InterpreterOptions
 from bibwatch.interpreters.bib_json import BibJsonOptions
 from bibwatch.interpreters.bib_lines import BibLinesOptions
-from bibwatch.judging import Judge, Race, judge
+from bibwatch.judging import Judge, Race, Rules, judge
 from bibwatch.runtimes.base import BoxConvention, Markup, ModelOptions, OutputKind, Prediction
 from bibwatch.runtimes.ocr import VisionOcrOptions
 from bibwatch.stages import crops
@@ -32,6 +32,7 @@ from bibwatch.stages.base import Outcome, Stage, StageOptions
 log = structlog.get_logger()
 
 # The bibs of any race: reading does not depend on the race, only judging does.
+_UNLIKELY = 0.05  # probability of a number that a second model is not asked about
 _ANY_BIB = re.compile(r"[A-Z]{0,3}\d{2,6}[A-Z]?")
 _MIN_DETECTOR_SCORE = 0.3  # of a detected number, for its part of the photo to be re-read
 _MAX_PARTS = 16  # re-read per photo
@@ -231,10 +232,10 @@ class BibNumber(Stage[BibNumberOptions]):
 
     def _uncertain_parts(self, photo: Photo, outcome: Outcome) -> list[_Part]:
         """Return the parts with numbers the first model is uncertain about, judged without rules of a race."""
-        race = Race(forms=(_ANY_BIB,), accept_at=self.options.ask_below)
+        race, rules = Race(forms=(_ANY_BIB,), accept_at=self.options.ask_below), Rules(min_probability=_UNLIKELY)
         return [
             _Part(self._around(reading.box, photo), reading.box, reading.bib)
-            for reading in Judge(race).judge(outcome.candidates).readings
+            for reading in Judge(race, rules).judge(outcome.candidates).readings
             if reading.box and reading.probability < self.options.ask_below
         ]
 

@@ -19,7 +19,7 @@ from bibwatch.store.database import Database
 from bibwatch.store.results import reading_row
 from bibwatch.store.schema import candidates, readings, results
 
-_PAGE = 2000  # results in one transaction
+_PAGE = 500  # results in one transaction
 
 _CANDIDATES = select(
     candidates.c.result_id, candidates.c.id, candidates.c.text, candidates.c.score, candidates.c.source,
