@@ -239,7 +239,8 @@ def test_a_list_never_makes_a_number_out_of_nothing(texts: list[str], entries: l
         assert same(reading.bib, reading.printed)
         if reading.verdict is Verdict.ACCEPTED:
             assert reading.printed in entries
-            assert plain[reading.bib].verdict is Verdict.ACCEPTED
+            # A single digit is no bib without a list that has it, with or without zeros.
+            assert reading.bib not in plain or plain[reading.bib].verdict is Verdict.ACCEPTED
     assert all(any(same(bib, other) for other in found) for bib in plain), "an unknown bib stays visible"
 
 

@@ -17,7 +17,7 @@ DEFAULT_FORM = re.compile(r"\d{2,5}|[A-Z]\d{3,5}")
 
 # Log-odds of a number on the start list; the least of one with a form that the list does not have: a late entry, say,
 # which must stay visible.
-_ENTERED, _LATE_ENTRY = 1.0, -1.0
+_ENTERED, _LATE_ENTRY = 0.3, -1.0
 _USUAL = 1.0  # log-odds
 # How often bibs have a shape that is not in the table of shapes: of any race, and of one whose configured form it has.
 _RARE, _UNUSUAL = 0.003, 0.2
@@ -73,7 +73,9 @@ class Race:
         if self._listed is None:
             return self.learned.log_odds(bib, self._usual, _RARE if self.forms == (DEFAULT_FORM,) else _UNUSUAL)
         entry = normalized(self._entry(bib) or bib)
-        return max(_LATE_ENTRY, self._listed.log_odds(entry, self._usual)) + (_ENTERED if self.is_entered(bib) else 0)
+        # A list shows what bibs look like, as a race's own numbers do; a misread number may be on it by chance.
+        form = min(_USUAL, max(_LATE_ENTRY, self._listed.log_odds(entry, self._usual)))
+        return form + (_ENTERED if self.is_entered(bib) else 0)
 
     @cached_property
     def _usual(self) -> Mapping[str, float]:
