@@ -36,9 +36,8 @@ MODEL = HERE.parent / "src/bibwatch/judging/model.toml"
 RESULTS = HERE.parent / "benchmarks/results/judge.json"
 # What more of each piece of evidence means: 1 speaks for the number, -1 against it, 0 is left open.
 SIGN = {
-    "score": 1, "lowest": 1, "first": 1, "last": 1, "photo": 1, "crop": 1, "wide": 1, "agreed": 1, "looks": 1,
-    "longer": -1, "prefixed": -1, "shorter": 0, "rival": -1, "unread": -1, "relative_size": 1, "edge": 1, "slant": -1,
-    "margin": 1, "word_beside": -1, "year": -1, "within": -1,
+    "score": 1, "first": 1, "photo": 1, "crop": 1, "wide": 1, "agreed": 1, "looks": 1, "longer": -1, "rival": -1,
+    "unread": -1, "relative_size": 1, "edge": 1, "margin": 1, "word_beside": -1, "year": -1,
 }  # fmt: skip
 FIT = {
     "objective": "binary", "learning_rate": 0.06, "num_leaves": 4, "min_data_in_leaf": 15, "lambda_l2": 3.0,

@@ -64,7 +64,7 @@ class LearnedForm:
         return cls(max(step for step in _STEPS if step <= total), {each: share for each, share in shares if share})
 
     def log_odds(self, bib: str, usual: Mapping[str, float] = _RIGHT, otherwise: float = 0.003) -> float:
-        """Return how much its shape speaks for a number: the logarithm of its odds, -4 to 4.
+        """Return how much its shape speaks for a number: the logarithm of its odds, -4 to 2.5.
 
         `usual` is how often bibs have each shape, as far as it is known without the race's own readings; `otherwise`
         stands for a shape that is not there. Single digits are never clear enough to be learned.
@@ -76,11 +76,6 @@ class LearnedForm:
         wrong = _WRONG.get(each, 0.0) + _LEAST_WRONG
         year = _A_YEAR if _YEAR.fullmatch(bib) else 0.0
         return max(_LIMITS[0], min(_LIMITS[1], math.log(right / wrong)) + year)
-
-    @property
-    def usual(self) -> list[str]:
-        """The shapes of the race, the commonest first."""
-        return sorted(self.shares, key=lambda each: (-self.shares[each], each))
 
     def __hash__(self) -> int:
         return hash((self.numbers, tuple(self.shares.items())))

@@ -34,26 +34,20 @@ class LineEvidence:
     """The evidence for one number at one place. Scores are 0 where there is none."""
 
     score: float  # the best of the lines that read it
-    lowest: float  # score of the least clear character, in the line where it is clearest
-    first: float  # score of the first character, likewise
-    last: float
+    first: float  # score of the first character, in the line where it is clearest
     photo: float  # the best score at the first look
     crop: float  # at parts cut from the photo
     wide: float  # with more of the surroundings
     agreed: float  # the lowest of these three
     looks: float  # how many kinds of look read it
     longer: float  # the best score of a text there that contains it and is longer
-    prefixed: float  # of such a text that only has letters more, before it
-    shorter: float  # of a number there that is part of it
     rival: float  # of another number there
     unread: float  # 1: no line reads it, it is a less probable way to read one
     relative_size: float  # square root of its area, against that of the largest clear number of the photo
     edge: float  # distance from the left or right edge of the photo, in heights
-    slant: float  # degrees
     margin: float  # even background at the end that has less of it, in heights, 1 at most
     word_beside: float  # 1: a word stands beside it
     year: float  # 1: it may be a year
-    within: float  # 1: it is part of a longer clear number elsewhere in the photo
 
     @property
     def is_clear(self) -> bool:
@@ -115,7 +109,6 @@ def hypotheses(candidates: Sequence[Candidate], bibs: Sequence[Sequence[tuple[st
     ]
     clear = [line for line in lines if line.bib and line.candidate.score > _CLEAR]
     largest = max((math.sqrt(line.glyphs.height * line.glyphs.width) for line in clear), default=0.0)
-    numbers = frozenset(line.bib for line in clear if line.bib)
     for number, place in enumerate(_places(lines)):
         readers: dict[str, list[tuple[float, _Line]]] = defaultdict(list)
         for line in place:
@@ -123,7 +116,7 @@ def hypotheses(candidates: Sequence[Candidate], bibs: Sequence[Sequence[tuple[st
                 readers[bib].append((odds, line))
         for bib, read_by in readers.items():
             ranked = sorted(read_by, key=lambda each: (-each[0] * each[1].candidate.score, each[1].index))
-            evidence = _evidence(bib, ranked, place, largest, numbers)
+            evidence = _evidence(bib, ranked, place, largest)
             yield Hypothesis(bib, number, tuple(line.index for _, line in ranked), evidence)
 
 
@@ -145,9 +138,7 @@ def _is_same_place(one: _Line, other: _Line) -> bool:
     return 1 / _SIMILAR < ratio < _SIMILAR and one.box.overlap(other.box) > _SAME_PLACE
 
 
-def _evidence(
-    bib: str, ranked: Sequence[tuple[float, _Line]], place: Sequence[_Line], largest: float, numbers: frozenset[str]
-) -> LineEvidence:
+def _evidence(bib: str, ranked: Sequence[tuple[float, _Line]], place: Sequence[_Line], largest: float) -> LineEvidence:
     odds, lead = ranked[0]
     exact = [line for each, line in ranked if each >= _AS_READ]
     others = [(line.text, line.candidate.score) for line in place if line.text != bib]
@@ -161,28 +152,20 @@ def _evidence(
     photo, crop, wide = (_best(exact, look) for look in (Look.PHOTO, Look.CROP, Look.WIDE))
     return LineEvidence(
         score=_highest(line.candidate.score for line in exact) if exact else odds * lead.candidate.score / 2,
-        lowest=_highest(line.glyphs.lowest for line in exact),
         first=_highest(line.glyphs.first for line in exact),
-        last=_highest(line.glyphs.last for line in exact),
         photo=photo,
         crop=crop,
         wide=wide,
         agreed=min(photo, crop, wide),
         looks=float(len({line.candidate.look for line in exact})),
         longer=max((score for text, score in others if bib in text), default=0.0),
-        prefixed=max(
-            (score for text, score in others if text.endswith(bib) and text[: -len(bib)].isalpha()), default=0.0
-        ),
-        shorter=max((score for text, score in others if text in bib), default=0.0),
         rival=max((score for text, score in others if text not in bib and bib not in text), default=0.0),
         unread=0.0 if exact else 1.0,
         relative_size=min(1.0, math.sqrt(glyphs.height * glyphs.width) / largest) if largest else 1.0,
         edge=glyphs.edge,
-        slant=abs((glyphs.angle + 45) % 90 - 45),
         margin=min(max((each[end] or 0.0 for each in margins), default=0.0) for end in (0, 1)),
         word_beside=float(sum(map(str.isalpha, beside)) > _LONGEST_WORD_OF_A_BIB),
         year=float(bool(_YEAR.fullmatch(bib))),
-        within=float(any(bib != number and bib in number for number in numbers)),
     )
 
 

@@ -67,18 +67,11 @@ _AGAINST = {
     "form": "not of this race's usual form",
     "score": "not clearly read",
     "first": "its first character is unclear",
-    "last": "its last character is unclear",
-    "lowest": "a character is unclear",
     "photo": "not read in the whole photo",
     "looks": "not read by every look",
     "longer": "a longer text was read in the same place",
-    "rival": "read differently by another look",
     "relative_size": "smaller than other numbers in the photo",
     "edge": "near the edge of the photo",
-    "margin": "nothing of its card is seen at one end: it may be cut",
-    "word_beside": "a word stands beside it",
-    "within": "part of a longer number in the photo",
-    "unread": "a less probable way to read the text",
 }
 _MUCH = 1.0  # log-odds
 
